@@ -1,0 +1,197 @@
+"""A frozen open_clip model: image or text → one L2-normalised embedding, and nothing else in the project normalises.
+
+B batch, H W pixels, E embedding size
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.pretrained import _PRETRAINED
+from torch import Tensor, nn
+
+from clipgen.data.atomic import sha256_file
+from clipgen.errors import UserError
+
+LOCAL_DIR = "local-dir:"
+WEIGHT_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class ClipIdentity:
+    """What made an embedding; it travels with the latents and the generator."""
+
+    model: str
+    pretrained: str | None
+    sha256: str
+    embed_dim: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def fingerprint(self) -> str:
+        """The same for the same weights and preprocessing, wherever the folder lies."""
+        kept = {k: v for k, v in asdict(self).items() if k not in ("model", "pretrained")}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class FrozenClip(nn.Module):
+    """Eval mode, no gradients to its weights; embeddings are float32 of unit length."""
+
+    def __init__(self, model: nn.Module, tokenizer, identity: ClipIdentity):
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.identity = identity
+        self.register_buffer("mean_C11", torch.tensor(identity.mean)[:, None, None], persistent=False)
+        self.register_buffer("std_C11", torch.tensor(identity.std)[:, None, None], persistent=False)
+
+    def train(self, mode: bool = True):
+        return super().train(False)
+
+    def preprocess(self, image_BCHW: Tensor) -> Tensor:
+        """CLIP's own preprocessing of square images in [-1, 1]: antialiased bicubic resize, then mean and std."""
+        size = self.identity.image_size
+        image_BCHW = image_BCHW.float()
+        if image_BCHW.shape[-2:] != (size, size):
+            image_BCHW = F.interpolate(image_BCHW, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+        return ((image_BCHW + 1) / 2 - self.mean_C11) / self.std_C11
+
+    @torch.no_grad()
+    def encode_image(self, image_BCHW: Tensor) -> Tensor:
+        """Unit embeddings (B, E) of square images in [-1, 1]."""
+        with plain_attention(image_BCHW.device):
+            return F.normalize(self.model.encode_image(self.preprocess(image_BCHW)).float(), dim=-1)
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Unit embeddings (B, E) of texts; what exceeds the model's context is cut."""
+        tokens = self.tokenizer(list(texts)).to(self.mean_C11.device)
+        with plain_attention(tokens.device):
+            return torch.cat([F.normalize(self.model.encode_text(t).float(), dim=-1) for t in tokens.split(256)])
+
+    def features(self, image_BCHW: Tensor) -> list[Tensor]:
+        """Feature maps (B, C, h, w) of the image tower, with gradients to the image: a perceptual loss that is offline."""
+        with plain_attention(image_BCHW.device):
+            found = self.model.visual.forward_intermediates(
+                self.preprocess(image_BCHW), intermediates_only=True, output_fmt="NCHW"
+            )
+        return found["image_intermediates"]
+
+
+def plain_attention(device: torch.device):
+    """torch's fused kernel is several times slower than plain products for CLIP's short sequences on the CPU."""
+    if torch.device(device).type != "cpu":
+        return contextlib.nullcontext()
+    return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+
+
+def load_clip(model: str, pretrained: str | None = None, device: str | torch.device = "cpu") -> FrozenClip:
+    """A pretrained open_clip model: a name and a tag or file, `hf-hub:ORG/REPO`, or `local-dir:FOLDER`.
+
+    Raises UserError when the weights cannot be had, or when name and weights disagree about the activation.
+    """
+    weights = _local_weights(model) if model.startswith(LOCAL_DIR) else None
+    if weights is None and not model.startswith("hf-hub:"):
+        _check_name(model, pretrained)
+        _check_activation(model, pretrained)
+    try:
+        with _quiet():
+            net, _, _ = open_clip.create_model_and_transforms(
+                model, pretrained=pretrained or None, device=device, require_pretrained=True
+            )
+            tokenizer = open_clip.get_tokenizer(model)
+    except UserError:
+        raise
+    except Exception as problem:  # open_clip and the hub raise many kinds for the same thing
+        reason = str(problem).strip().split("\n")[0][:200]
+        raise UserError(
+            f"clip.model={model} clip.pretrained={pretrained}: the weights could not be loaded ({reason}). Connect to "
+            f"the network once, or give a folder with open_clip_config.json and weights as clip.model=local-dir:FOLDER"
+        ) from problem
+    preprocess = open_clip.get_model_preprocess_cfg(net)
+    size = preprocess["size"]
+    identity = ClipIdentity(
+        model=model,
+        pretrained=pretrained,
+        sha256=sha256_file(weights) if weights else _state_sha256(net),
+        embed_dim=_embed_dim(net),
+        image_size=size[0] if isinstance(size, list | tuple) else size,
+        mean=tuple(preprocess["mean"]),
+        std=tuple(preprocess["std"]),
+    )
+    return FrozenClip(net, tokenizer, identity).to(device)
+
+
+def _local_weights(model: str) -> Path:
+    folder = Path(model.removeprefix(LOCAL_DIR))
+    if not (folder / "open_clip_config.json").is_file():
+        raise UserError(f"clip.model={model}: there is no open_clip_config.json in {folder}; give a folder that has one")
+    for name in WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(f"clip.model={model}: {folder} has no weights; put {WEIGHT_FILES[0]} beside its config")
+
+
+def _check_name(model: str, pretrained: str | None) -> None:
+    if model.replace("/", "-") not in open_clip.list_models():
+        raise UserError(f"clip.model={model} is not a model of open_clip; `open_clip.list_models()` lists them")
+    if not pretrained:
+        raise UserError(f"clip.pretrained is empty: name weights for {model}, or use clip.model=local-dir:FOLDER")
+    tags = open_clip.list_pretrained_tags_by_model(model.replace("/", "-"))
+    if pretrained not in tags and not Path(pretrained).is_file():
+        raise UserError(f"clip.pretrained={pretrained} is neither a file nor a tag of {model} ({', '.join(tags) or 'none'})")
+
+
+def _check_activation(model: str, pretrained: str) -> None:
+    """OpenAI's weights need QuickGELU; open_clip loads them into a GELU model with a warning or, from a file, none."""
+    wanted = None
+    if Path(pretrained).is_file():
+        digest = sha256_file(Path(pretrained))
+        for tags in _PRETRAINED.values():
+            if any(digest in (cfg.get("url") or "") for cfg in tags.values()):
+                wanted = True
+    else:
+        wanted = bool(open_clip.get_pretrained_cfg(model, pretrained).get("quick_gelu", False))
+    has = bool((open_clip.get_model_config(model) or {}).get("quick_gelu", False))
+    if wanted is not None and wanted != has:
+        base = model.removesuffix("-quickgelu")
+        mend = f"{base}-quickgelu" if wanted else base
+        raise UserError(
+            f"clip.model={model} has {'QuickGELU' if has else 'GELU'} but clip.pretrained={pretrained} was trained with "
+            f"{'QuickGELU' if wanted else 'GELU'}; use clip.model={mend}"
+        )
+
+
+def _embed_dim(net: nn.Module) -> int:
+    dim = getattr(net.visual, "output_dim", None) or net.text_projection.shape[-1]
+    return int(dim)
+
+
+def _state_sha256(net: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _quiet():
+    """open_clip logs and warns while loading; what matters of it is an error here."""
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger().setLevel(level)

@@ -1,0 +1,132 @@
+"""The samples of a split as whole batches of tensors, by row numbers: from memory where they fit, else from the shards.
+
+B batch, S side of a crop, L = h·w image tokens, E embedding size, n samples, C crops of a picture
+"""
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from clipgen.data.sample import decode_image, decode_npy, image_bytes, member
+from clipgen.data.shards import ShardSet
+from clipgen.data.transforms import center_crop, random_crop
+from clipgen.errors import UserError
+
+_SLOW = 5_000  # samples from which on loading shows a progress bar
+
+Batch = dict[str, Tensor]
+
+
+class ImageBatches:
+    """Square crops of the pictures of a split, {"image": uint8 (B, S, S, 3)}; at most `limit` samples when given."""
+
+    n_draws = 3  # top, left, mirror
+
+    def __init__(self, shards: ShardSet, image_size: int, flip: bool = False, limit: int | None = None):
+        self.shards, self.image_size, self.flip = shards, image_size, flip
+        self.n = len(shards) if limit is None else min(limit, len(shards))
+        self._pixels: list[np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return self.n
+
+    def load(self, memory_limit_bytes: int) -> None:
+        """Decode everything once and hold it, unless it takes more than the limit; then each use decodes."""
+        if self._pixels is not None or 3 * self._n_pixels() > memory_limit_bytes:
+            return
+        self._pixels = [self._decode(i) for i in _progress(self.n, "decoding images")]
+
+    def _n_pixels(self) -> float:
+        everything = self.shards.manifest.facts.get("pixels", {}).get(self.shards.split)
+        return float("inf") if everything is None else everything * self.n / max(1, len(self.shards))
+
+    def train(self, rows: Sequence[int], draws_B3: np.ndarray) -> Batch:
+        """Random crops, placed and mirrored by `draws_B3`, numbers in [0, 1)."""
+        return {"image": torch.from_numpy(random_crop(self._take(rows), self.image_size, draws_B3, self.flip))}
+
+    def plain(self, rows: Sequence[int]) -> Batch:
+        """Centre crops."""
+        return {"image": torch.from_numpy(np.stack([center_crop(im, self.image_size) for im in self._take(rows)]))}
+
+    def _take(self, rows: Sequence[int]) -> list[np.ndarray]:
+        return [self._pixels[i] if self._pixels is not None else self._decode(i) for i in rows]
+
+    def _decode(self, i: int) -> np.ndarray:
+        where, sample = self.shards.where(i), self.shards[i]
+        image_HWC = decode_image(image_bytes(sample, where), where)
+        height, width = image_HWC.shape[:2]
+        if min(height, width) < self.image_size:
+            raise UserError(
+                f"{where} is {width}×{height} pixels, smaller than image_size {self.image_size}; "
+                f"pack again with size={self.image_size}, or train with image_size={min(height, width)}"
+            )
+        return image_HWC
+
+
+class LatentBatches:
+    """Cached tokens and embeddings of a split: {"tokens": int64 (B, L), "clip": float32 (B, E)}. Held in memory."""
+
+    n_draws = 1  # which crop
+
+    def __init__(self, shards: ShardSet, limit: int | None = None):
+        self.shards = shards
+        self.n = len(shards) if limit is None else min(limit, len(shards))
+        self.tokens_nCL = np.empty((0, 1, 0), np.uint16)
+        self.clip_nCE = np.empty((0, 1, 0), np.float16)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def load(self) -> None:
+        """Read all arrays; UserError where samples differ in their number of crops, tokens or dimensions."""
+        if len(self.tokens_nCL) == self.n:
+            return
+        for i in _progress(self.n, "reading latents"):
+            tokens_Chw, clip_CE = read_latent(self.shards, i)
+            if i == 0:
+                self.tokens_nCL = np.empty((self.n, len(tokens_Chw), tokens_Chw[0].size), np.uint16)
+                self.clip_nCE = np.empty((self.n, *clip_CE.shape), np.float16)
+            tokens_CL = tokens_Chw.reshape(len(tokens_Chw), -1)
+            if tokens_CL.shape != self.tokens_nCL.shape[1:] or clip_CE.shape != self.clip_nCE.shape[1:]:
+                raise UserError(
+                    f"{self.shards.where(i)} has tokens {tokens_Chw.shape} and embeddings {clip_CE.shape}, unlike the "
+                    "first sample; run `clipgen encode` again for the whole folder"
+                )
+            self.tokens_nCL[i], self.clip_nCE[i] = tokens_CL, clip_CE
+
+    def train(self, rows: Sequence[int], draws_B1: np.ndarray) -> Batch:
+        """One crop of each picture, chosen by `draws_B1`, numbers in [0, 1)."""
+        return self._take(rows, (draws_B1[:, 0] * self.tokens_nCL.shape[1]).astype(np.int64))
+
+    def plain(self, rows: Sequence[int]) -> Batch:
+        """The first crop of each picture."""
+        return self._take(rows, np.zeros(len(rows), np.int64))
+
+    def _take(self, rows: Sequence[int], crops_B: np.ndarray) -> Batch:
+        return {
+            "tokens": torch.from_numpy(self.tokens_nCL[rows, crops_B].astype(np.int64)),
+            "clip": torch.from_numpy(self.clip_nCE[rows, crops_B].astype(np.float32)),
+        }
+
+
+def read_latent(shards: ShardSet, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens uint16 (C, h, w) and embeddings float16 (C, E) of sample `i`; UserError when they are something else."""
+    where, sample = shards.where(i), shards[i]
+    tokens = decode_npy(member(sample, "tokens.npy", where), f"{where}, tokens.npy")
+    clip = decode_npy(member(sample, "clip.npy", where), f"{where}, clip.npy")
+    if tokens.dtype != np.uint16 or tokens.ndim != 3 or clip.dtype != np.float16 or clip.ndim != 2 or not len(clip):
+        raise UserError(
+            f"{where} has tokens {tokens.dtype}{tokens.shape} and embeddings {clip.dtype}{clip.shape}, "
+            "not uint16 (crops, h, w) and float16 (crops, E); run `clipgen encode` again"
+        )
+    if len(tokens) != len(clip):
+        raise UserError(f"{where} has {len(tokens)} crops of tokens but {len(clip)} embeddings; encode it again")
+    return tokens, clip
+
+
+def _progress(n: int, what: str) -> tqdm:
+    return tqdm(range(n), desc=what, disable=n < _SLOW, file=sys.stderr, leave=False)

@@ -1,0 +1,224 @@
+"""Lightning's view of the data: loaders that begin at the batch where a checkpoint stopped.
+
+Use it with `Trainer(max_epochs=1, use_distributed_sampler=False)`: one "epoch" is all the training steps.
+The LightningModule counts the batches that it trained in an int attribute `batches`, as Lightning's global_step
+counts optimizer steps (two a batch for a GAN).
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from clipgen.data.batches import Batch, ImageBatches, LatentBatches, read_latent
+from clipgen.data.manifest import Manifest
+from clipgen.data.shards import ShardSet
+from clipgen.data.stream import BatchSchedule, draws
+from clipgen.errors import UserError
+
+Batches = ImageBatches | LatentBatches
+
+
+class _Data(pl.LightningDataModule):
+    """What images and latents share: exact resume, batches as a function of their number."""
+
+    kind: str
+
+    def __init__(self, folder: str | Path, batch_size: int, steps: int, seed: int, num_workers: int, val_samples: int):
+        super().__init__()
+        self.folder = Path(folder)
+        self.batch_size, self.steps, self.seed = batch_size, steps, seed
+        self.num_workers, self.val_samples = num_workers, val_samples
+        self.start = 0  # the number of batches a checkpoint had trained
+        self.manifest = Manifest.load(folder, self.kind)
+        self.manifest.check(folder)
+        self.n_train, self.n_val = self.manifest.samples("train"), min(val_samples, self.manifest.samples("val"))
+        if not self.n_train:
+            raise UserError(f"{folder} has no sample to train on; make it again with a smaller val_fraction")
+        self.train_batches: Batches
+        self.val_batches: Batches
+
+    def shards(self, split: str) -> ShardSet:
+        """The samples of a split, by number."""
+        return ShardSet(self.folder, split, self.manifest)
+
+    def train_dataloader(self) -> DataLoader:
+        rank, world = 0, 1
+        if self.trainer is not None:
+            rank, world = self.trainer.global_rank, self.trainer.world_size
+            if 0 < self.start < self.steps:
+                _reopen(self.trainer.fit_loop)
+        schedule = BatchSchedule(self.n_train, self.batch_size, self.seed, self.start, self.steps, rank, world)
+        return self._loader(_TrainingBatches(self.train_batches, schedule), _Remaining(self.start, self.steps))
+
+    def val_dataloader(self) -> DataLoader | list:
+        if not self.n_val:
+            return []
+        return self._loader(_PlainBatches(self.val_batches, self.batch_size), None, persistent=True)
+
+    def _loader(self, batches: Dataset, sampler: Sampler | None, persistent: bool = False) -> DataLoader:
+        return _Loader(
+            batches,
+            batch_size=None,  # a dataset of batches, not of samples
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=persistent and self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._order() | {"batches": self.trainer.lightning_module.batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        now = self._order()
+        if changed := [f"{name} {state_dict[name]} → {now[name]}" for name in now if state_dict[name] != now[name]]:
+            raise UserError(
+                f"the checkpoint was trained with another order of the data ({', '.join(changed)}), so it cannot be "
+                "continued exactly: set it back, or train into a new folder"
+            )
+        self.start = state_dict["batches"]
+
+    def _order(self) -> dict[str, int]:
+        return {"seed": self.seed, "batch_size": self.batch_size, "samples": self.n_train}
+
+    def teardown(self, stage: str) -> None:
+        if stage == "fit":
+            self.start = 0
+
+
+class ImageData(_Data):
+    """Batches of pictures, {"image": uint8 (B, S, S, 3)}, from the shards that `clipgen prep` made.
+
+    `batch_size` is that of all devices together, `steps` the number of batches of the whole training. Training crops
+    are random (and mirrored, with `flip`), validation crops central; all are decoded once and held in memory where
+    they take at most `memory_limit_bytes`. Raises UserError for a missing, unfinished, damaged or unfitting folder.
+    """
+
+    kind = "images"
+
+    def __init__(
+        self,
+        shards: str | Path,
+        image_size: int,
+        batch_size: int,
+        steps: int,
+        seed: int = 0,
+        flip: bool = False,
+        num_workers: int = 0,
+        memory_limit_bytes: int = 2 << 30,
+        val_samples: int = 512,
+    ):
+        super().__init__(shards, batch_size, steps, seed, num_workers, val_samples)
+        self.image_size = image_size
+        self.memory_limit_bytes = memory_limit_bytes
+        self.train_batches = ImageBatches(self.shards("train"), image_size, flip)
+        self.val_batches = ImageBatches(self.shards("val"), image_size, limit=val_samples)
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.train_batches.load(self.memory_limit_bytes)
+        self.val_batches.load(self.memory_limit_bytes)
+
+
+class LatentData(_Data):
+    """Batches of cached latents, {"tokens": int64 (B, h·w), "clip": float32 (B, E)}, that `clipgen encode` made.
+
+    `grid` is (h, w), `crops` how many there are of each picture: one is drawn each time. `made_by` says which
+    tokenizer and which CLIP they are from. Raises UserError for a missing, unfinished or damaged folder.
+    """
+
+    kind = "latents"
+
+    def __init__(
+        self,
+        latents: str | Path,
+        batch_size: int,
+        steps: int,
+        seed: int = 0,
+        num_workers: int = 0,
+        val_samples: int = 512,
+    ):
+        super().__init__(latents, batch_size, steps, seed, num_workers, val_samples)
+        self.made_by = self.manifest.made_by
+        self.train_batches = LatentBatches(self.shards("train"))
+        self.val_batches = LatentBatches(self.shards("val"), limit=val_samples)
+        tokens, clip = read_latent(self.train_batches.shards, 0)
+        self.crops, self.grid, self.embedding_size = len(tokens), tokens.shape[1:], clip.shape[1]
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.train_batches.load()
+        self.val_batches.load()
+
+
+class _TrainingBatches(Dataset):
+    """Batch number → batch of this rank. Every sample's crop is the same for any number of ranks and workers."""
+
+    def __init__(self, batches: Batches, schedule: BatchSchedule):
+        self.batches, self.schedule = batches, schedule
+
+    def __getitem__(self, number: int) -> Batch:
+        schedule = self.schedule
+        random = draws(schedule.seed, number, schedule.batch_size, self.batches.n_draws)
+        return self.batches.train(schedule.rows(number), random[schedule.rank :: schedule.world])
+
+
+class _PlainBatches(Dataset):
+    """All samples in order; the last batch may be smaller."""
+
+    def __init__(self, batches: Batches, batch_size: int):
+        self.batches, self.batch_size = batches, batch_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.batches) / self.batch_size)
+
+    def __getitem__(self, number: int) -> Batch:
+        first = number * self.batch_size
+        return self.batches.plain(range(first, min(first + self.batch_size, len(self.batches))))
+
+
+def _reopen(loop: Any) -> None:
+    """Let a training that had come to its end go on, as `steps` was raised since: Lightning takes it for finished."""
+    loop.epoch_loop.batch_progress.is_last_batch = False
+    for progress in (loop.epoch_progress.current, loop.epoch_progress.total):
+        if progress.processed == progress.started:
+            progress.processed -= 1
+        progress.completed = min(progress.completed, progress.processed)
+    loop.restarting = True
+
+
+class _Remaining(Sampler[int]):
+    """The numbers of the batches still to train, under the length of the whole training.
+
+    On resume Lightning adds the batches of the checkpoint to those it fetched and compares with the length of the
+    loader; told the length of the remainder it would stop early.
+    """
+
+    def __init__(self, start: int, stop: int):
+        self.start, self.stop = start, stop
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.stop))
+
+    def __len__(self) -> int:
+        return self.stop
+
+
+class _Loader(DataLoader):
+    """A loader that Lightning takes for resumable, which it is: its place is in the state of the data module."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from super().__iter__()
+        except UserError as error:  # from a worker it comes with the whole traceback as its text
+            raise UserError(str(error).rstrip().rpartition("UserError: ")[2]) from error
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass

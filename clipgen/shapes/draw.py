@@ -1,0 +1,159 @@
+"""The demo world: one coloured shape on a coloured background, with everything about it known.
+
+Pictures are drawn from signed distances, so edges are anti-aliased and a thousand pictures take a fraction of a second.
+
+N pictures, H W pixels
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+
+import numpy as np
+
+SHAPES = ("circle", "square", "triangle", "cross", "ring", "star")
+COLOURS = {
+    "red": (214, 39, 40),
+    "orange": (255, 140, 0),
+    "yellow": (250, 225, 40),
+    "green": (40, 160, 60),
+    "blue": (40, 80, 220),
+    "purple": (140, 50, 170),
+    "white": (245, 245, 245),
+    "black": (20, 20, 20),
+}
+SIZES = {"small": (0.16, 0.20), "large": (0.28, 0.34)}  # circumscribed radius, as a fraction of the image's side
+MAX_ANGLE = 15.0  # degrees, either way
+MARGIN = 0.03  # least distance of a shape from the border, as a fraction of the side
+HELD_OUT_SHARE = 0.1
+
+SIZE_WORDS = {"small": ("small", "tiny", "little"), "large": ("large", "big", "huge")}
+CAPTIONS = (
+    "a {size} {colour} {shape} on a {background} background",
+    "a {size} {colour} {shape} on a {background} background",
+    "{size} {colour} {shape} on {background}",
+    "a picture of a {size} {colour} {shape} on a {background} background",
+    "a {colour} {shape}, {size}, over a {background} background",
+    "{background} background with a {size} {colour} {shape}",
+    "one {size} {shape} in {colour}, over {background}",
+    "there is a {colour} {shape} on a {background} background, it is {size}",
+    "the {shape} is {colour} and {size}, the background is {background}",
+)
+UNSIZED_CAPTIONS = (
+    "a {colour} {shape} on a {background} background",
+    "a {colour} {shape} on a {background} background",
+    "{colour} {shape} on {background}",
+    "a picture of a {colour} {shape} over a {background} background",
+    "{background} background with a {colour} {shape}",
+    "one {shape} in {colour}, over {background}",
+    "the {shape} is {colour}, the background is {background}",
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows. Lengths are fractions of the image's side, the angle is in degrees."""
+
+    shape: str
+    colour: str
+    background: str
+    size: str
+    radius: float
+    x: float
+    y: float
+    angle: float
+
+    @property
+    def combination(self) -> tuple[str, str, str]:
+        return self.shape, self.colour, self.background
+
+
+def combinations() -> list[tuple[str, str, str]]:
+    """Every (shape, colour, background) whose object can be seen: the two colours differ."""
+    return [(s, c, b) for s, c, b in product(SHAPES, COLOURS, COLOURS) if c != b]
+
+
+def held_out() -> frozenset[tuple[str, str, str]]:
+    """The tenth of all combinations that neither the generator nor its CLIP is ever shown."""
+    every = combinations()
+    order = np.random.default_rng(20220300386).permutation(len(every))
+    return frozenset(every[i] for i in order[: round(HELD_OUT_SHARE * len(every))])
+
+
+def scenes(n: int, seed: int, only: list[tuple[str, str, str]] | None = None) -> list[Scene]:
+    """`n` random scenes; without `only`, from all combinations that are not held out."""
+    rng = np.random.default_rng(seed)
+    choices = only or [c for c in combinations() if c not in held_out()]
+    made = []
+    for pick in rng.integers(len(choices), size=n):
+        shape, colour, background = choices[pick]
+        size = list(SIZES)[rng.integers(len(SIZES))]
+        radius = rng.uniform(*SIZES[size])
+        x, y = rng.uniform(radius + MARGIN, 1 - radius - MARGIN, size=2)
+        made.append(Scene(shape, colour, background, size, radius, x, y, rng.uniform(-MAX_ANGLE, MAX_ANGLE)))
+    return made
+
+
+def caption(scene: Scene, rng: np.random.Generator, named_size: float = 0.7) -> str:
+    """A sentence that says what `scene` shows; its size is named with probability `named_size`, its place never."""
+    words = asdict(scene)
+    if rng.random() < named_size:
+        template = CAPTIONS[rng.integers(len(CAPTIONS))]
+        words["size"] = SIZE_WORDS[scene.size][rng.integers(len(SIZE_WORDS[scene.size]))]
+    else:
+        template = UNSIZED_CAPTIONS[rng.integers(len(UNSIZED_CAPTIONS))]
+    return template.format(**words)
+
+
+def distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Signed distance to the outline of `shape` of circumscribed radius 1 at the origin; negative inside."""
+    r = np.hypot(u, v)
+    if shape == "circle":
+        return r - 0.92
+    if shape == "ring":
+        return np.abs(r - 0.78) - 0.22
+    if shape == "square":
+        return np.maximum(np.abs(u), np.abs(v)) - 0.78
+    if shape == "cross":
+        a, b = np.abs(u), np.abs(v)
+        return np.minimum(np.maximum(a - 0.95, b - 0.30), np.maximum(a - 0.30, b - 0.95))
+    if shape == "triangle":  # its point is up; v grows downwards
+        return np.maximum(v - 0.5, np.abs(u) * np.sqrt(3) / 2 - v / 2 - 0.5)
+    if shape == "star":
+        return _star(r, np.arctan2(u, -v))
+    raise ValueError(f"shape is {shape!r}; choose one of {', '.join(SHAPES)}")
+
+
+def _star(r: np.ndarray, theta: np.ndarray, points: int = 5, inner: float = 0.42) -> np.ndarray:
+    half = np.pi / points
+    theta = np.abs((theta + half) % (2 * half) - half)  # fold to half a spike, its tip at angle 0
+    x, y = r * np.cos(theta), r * np.sin(theta)
+    notch = inner * np.cos(half), inner * np.sin(half)
+    edge = np.array([notch[0] - 1, notch[1]])
+    normal = np.array([edge[1], -edge[0]]) / np.hypot(*edge)
+    return (x - 1) * normal[0] + y * normal[1]
+
+
+def mask(scene: Scene, image_size: int) -> np.ndarray:
+    """Coverage of each pixel by the shape, float in [0, 1], (H, W)."""
+    centres = (np.arange(image_size) + 0.5) / image_size
+    dx, dy = np.meshgrid(centres - scene.x, centres - scene.y)
+    angle = np.deg2rad(scene.angle)
+    u = (dx * np.cos(angle) + dy * np.sin(angle)) / scene.radius
+    v = (-dx * np.sin(angle) + dy * np.cos(angle)) / scene.radius
+    pixels = distance(scene.shape, u, v) * scene.radius * image_size
+    return np.clip(0.5 - pixels, 0.0, 1.0)
+
+
+def draw(scene: Scene, image_size: int = 32) -> np.ndarray:
+    """The picture of `scene`, uint8 (H, W, 3)."""
+    alpha = mask(scene, image_size)[..., None]
+    picture = alpha * np.array(COLOURS[scene.colour]) + (1 - alpha) * np.array(COLOURS[scene.background])
+    return np.round(picture).astype(np.uint8)
+
+
+def world(n: int, seed: int, image_size: int = 32) -> Iterator[tuple[Scene, np.ndarray, str]]:
+    """`n` scenes with picture and caption. Different seeds give different pictures."""
+    rng = np.random.default_rng([seed, 1])
+    for scene in scenes(n, seed):
+        yield scene, draw(scene, image_size), caption(scene, rng)

@@ -1,0 +1,83 @@
+"""The image tokenizer: a VQGAN (Esser et al., arXiv 2012.09841) on taming-transformers' Encoder and Decoder.
+
+B batch, C channels, H W pixels, h w token grid (H / downsample), K codebook size
+"""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from taming.modules.diffusionmodules.model import Decoder, Encoder
+from torch import Tensor, nn
+
+from clipgen.tokenizer.norm import replace_group_norms
+from clipgen.tokenizer.quantize import VectorQuantizer
+
+
+class Reconstruction(NamedTuple):
+    image_BCHW: Tensor
+    tokens_Bhw: Tensor
+    loss: Tensor  # of the quantizer
+    vectors_ND: Tensor
+
+
+class VQGAN(nn.Module):
+    """Images in [-1, 1] ⇄ tokens. Its downsampling is 2 ** (len(channel_multipliers) - 1).
+
+    taming's 32 norm groups leave a network of 32 channels one channel a group, which takes the mean colour out of
+    every map; give narrow networks fewer `norm_groups`.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        codebook_size: int,
+        code_dim: int,
+        channels: int,
+        channel_multipliers: Sequence[int],
+        res_blocks: int,
+        attention_resolutions: Sequence[int] = (),
+        z_channels: int = 64,
+        commitment: float = 0.25,
+        dropout: float = 0.0,
+        norm_groups: int = 32,
+    ):
+        super().__init__()
+        self.image_size = image_size
+        self.downsample = 2 ** (len(channel_multipliers) - 1)
+        self.grid = image_size // self.downsample
+        shape = {
+            "ch": channels,
+            "ch_mult": tuple(channel_multipliers),
+            "num_res_blocks": res_blocks,
+            "attn_resolutions": tuple(attention_resolutions),
+            "resolution": image_size,
+            "z_channels": z_channels,
+            "in_channels": 3,
+            "out_ch": 3,
+            "dropout": dropout,
+        }
+        with contextlib.redirect_stdout(io.StringIO()):  # taming's Decoder prints its shape
+            self.encoder = Encoder(double_z=False, **shape)
+            self.decoder = Decoder(**shape)
+        replace_group_norms(self, norm_groups)
+        self.quantizer = VectorQuantizer(z_channels, codebook_size, code_dim, commitment)
+
+    def forward(self, image_BCHW: Tensor, quantise: bool = True) -> Reconstruction:
+        quantized = self.quantizer(self.encoder(image_BCHW), quantise)
+        image = self.decoder(quantized.z_BChw)
+        return Reconstruction(image, quantized.tokens_Bhw, quantized.loss, quantized.vectors_ND)
+
+    def encode(self, image_BCHW: Tensor) -> Tensor:
+        """Tokens (B, h, w), row-major, in [0, K)."""
+        return self.quantizer(self.encoder(image_BCHW)).tokens_Bhw
+
+    def decode(self, tokens_Bhw: Tensor) -> Tensor:
+        """Images (B, 3, H, W), about [-1, 1] and not clipped."""
+        return self.decoder(self.quantizer.lookup(tokens_Bhw))
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight whose gradients the adaptive GAN weight compares."""
+        return self.decoder.conv_out.weight

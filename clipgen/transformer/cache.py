@@ -1,0 +1,25 @@
+"""Keys and values of the tokens so far, in memory allocated once.
+
+B batch, N heads, T most positions, S new positions, K head size
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class KVCache(nn.Module):
+    """One per `generate`; `length` positions are filled, and attention sees only those."""
+
+    def __init__(self, layers: int, batch: int, heads: int, positions: int, head_dim: int, dtype, device):
+        super().__init__()
+        shape = layers, batch, heads, positions, head_dim
+        self.register_buffer("keys", torch.empty(shape, dtype=dtype, device=device), persistent=False)
+        self.register_buffer("values", torch.empty(shape, dtype=dtype, device=device), persistent=False)
+        self.length = 0
+
+    def extend(self, layer: int, k_BNSK: Tensor, v_BNSK: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new keys and values behind the filled part and return all of them."""
+        stop = self.length + k_BNSK.shape[2]
+        self.keys[layer, :, :, self.length : stop] = k_BNSK
+        self.values[layer, :, :, self.length : stop] = v_BNSK
+        return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]

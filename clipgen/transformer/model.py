@@ -1,0 +1,175 @@
+"""The stage-2 Transformer: CLIP embedding → image tokens (CLIP-GEN, arXiv 2203.00386, section 3.2).
+
+The blocks are today's (RMSNorm, SwiGLU, QK-norm, 2-D rotary positions: LlamaGen, arXiv 2406.06525), not the paper's
+GPT-2 ones. The position of the token to come is added to each input (RAR, arXiv 2411.00776).
+
+B batch, L image tokens (row-major h·w), P prefix tokens, T = P + L - 1 inputs, D width, N heads, K head size,
+V codebook size, E embedding size
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clipgen.transformer.cache import KVCache
+from clipgen.transformer.condition import Conditioner
+
+PLAIN_ATTENTION_UP_TO = 512  # on the CPU torch's fused kernel is slower than plain products below about this length
+
+
+class Transformer(nn.Module):
+    """Causal model of an image's tokens given prefix tokens made from one embedding and its noise level."""
+
+    def __init__(
+        self,
+        grid: tuple[int, int],
+        codebook_size: int,
+        embed_dim: int,
+        width: int,
+        depth: int,
+        heads: int,
+        n_prefix: int = 4,
+        cond_drop_prob: float = 0.1,
+        dropout: float = 0.0,
+        rope_base: float = 10_000.0,
+    ):
+        super().__init__()
+        h, w = self.grid = tuple(grid)
+        self.codebook_size = codebook_size
+        self.conditioner = Conditioner(embed_dim, width, n_prefix, cond_drop_prob)
+        self.n_prefix = self.conditioner.n_tokens
+        self.embed = nn.Embedding(codebook_size, width)
+        self.place_LD = nn.Parameter(torch.zeros(h * w, width))  # of the token to come
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
+        self.norm = nn.RMSNorm(width)
+        self.head = nn.Linear(width, codebook_size, bias=False)
+        cos_TK, sin_TK = rotary_2d(h, w, width // heads, self.n_prefix, rope_base)
+        self.register_buffer("cos_TK", cos_TK, persistent=False)
+        self.register_buffer("sin_TK", sin_TK, persistent=False)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Normal(0, 0.02); what ends a residual branch smaller by sqrt(2·depth); a head of zeros."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        for block in self.blocks:
+            for ending in (block.attention.out, block.mlp.down):
+                nn.init.normal_(ending.weight, std=0.02 / math.sqrt(2 * len(self.blocks)))
+        nn.init.normal_(self.place_LD, std=0.02)
+        nn.init.zeros_(self.head.weight)
+
+    @property
+    def n_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def forward(self, tokens_BL: Tensor, condition_BE: Tensor, level_B: Tensor) -> Tensor:
+        """Logits (B, L, V) of every token given those before it; the last token of `tokens_BL` is never an input.
+
+        `condition_BE` is centred and of unit length, `level_B` the cosine it has with the clean embedding.
+        """
+        prefix_BPD = self.conditioner(condition_BE, level_B)
+        x_BTD = torch.cat([prefix_BPD, self.embed(tokens_BL[:, :-1])], 1)
+        return self.head(self.run(x_BTD, 0)[:, self.n_prefix - 1 :])
+
+    def step(self, x_BSD: Tensor, cache: KVCache) -> Tensor:
+        """Logits (B, V) of the token after inputs `x_BSD`, which follow what `cache` holds."""
+        start = cache.length
+        return self.head(self.run(x_BSD, start, cache)[:, -1])
+
+    def run(self, x_BSD: Tensor, start: int, cache: KVCache | None = None) -> Tensor:
+        stop = start + x_BSD.shape[1]
+        x_BSD = self.dropout(x_BSD + self._places(start, stop))
+        for layer, block in enumerate(self.blocks):
+            x_BSD = block(x_BSD, self.cos_TK[start:stop], self.sin_TK[start:stop], cache, layer)
+        if cache is not None:
+            cache.length = stop
+        return self.norm(x_BSD)
+
+    def _places(self, start: int, stop: int) -> Tensor:
+        """Input i predicts image token i - P + 1; the inputs before that have no place."""
+        padded_TD = F.pad(self.place_LD, (0, 0, self.n_prefix - 1, 0))
+        return padded_TD[start:stop]
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(width)
+        self.attention = Attention(width, heads)
+        self.mlp_norm = nn.RMSNorm(width)
+        self.mlp = SwiGLU(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BSD, cos_SK, sin_SK, cache: KVCache | None, layer: int):
+        x_BSD = x_BSD + self.dropout(self.attention(self.attention_norm(x_BSD), cos_SK, sin_SK, cache, layer))
+        return x_BSD + self.dropout(self.mlp(self.mlp_norm(x_BSD)))
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.q_norm = nn.RMSNorm(width // heads)
+        self.k_norm = nn.RMSNorm(width // heads)
+
+    def forward(self, x_BSD, cos_SK, sin_SK, cache: KVCache | None, layer: int):
+        B, S, D = x_BSD.shape
+        q_BNSK, k_BNSK, v_BNSK = self.qkv(x_BSD).view(B, S, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q_BNSK = rotate(self.q_norm(q_BNSK), cos_SK, sin_SK).to(v_BNSK.dtype)
+        k_BNSK = rotate(self.k_norm(k_BNSK), cos_SK, sin_SK).to(v_BNSK.dtype)
+        if cache is not None:
+            k_BNSK, v_BNSK = cache.extend(layer, k_BNSK, v_BNSK)
+        y_BNSK = attend(q_BNSK, k_BNSK, v_BNSK)
+        return self.out(y_BNSK.transpose(1, 2).reshape(B, S, D))
+
+
+class SwiGLU(nn.Module):
+    """arXiv 2002.05202; the inner size is 8/3 of the width, so it costs what a plain 4× MLP costs."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        inner = 64 * round(8 * width / 3 / 64)
+        self.up = nn.Linear(width, 2 * inner, bias=False)
+        self.down = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x):
+        gate, value = self.up(x).chunk(2, -1)
+        return self.down(F.silu(gate) * value)
+
+
+def attend(q_BNSK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor) -> Tensor:
+    """Causal attention of the last S positions over all T; the kernel is chosen by device and length."""
+    S, T = q_BNSK.shape[2], k_BNTK.shape[2]
+    if q_BNSK.device.type == "cpu" and T <= PLAIN_ATTENTION_UP_TO:
+        scores_BNST = q_BNSK @ k_BNTK.transpose(-1, -2) * q_BNSK.shape[-1] ** -0.5
+        if S > 1:
+            later_ST = torch.ones(S, T, dtype=torch.bool, device=q_BNSK.device).triu(T - S + 1)
+            scores_BNST = scores_BNST.masked_fill(later_ST, float("-inf"))
+        return scores_BNST.softmax(-1) @ v_BNTK
+    return F.scaled_dot_product_attention(q_BNSK, k_BNTK, v_BNTK, is_causal=S > 1)
+
+
+def rotary_2d(h: int, w: int, head_dim: int, n_prefix: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (P + L - 1, K): half of a head turns with the row, half with the column (arXiv 2104.09864).
+
+    Prefix tokens do not turn, so that attention to them knows where in the image it stands.
+    """
+    if head_dim % 4:
+        raise ValueError(f"head size is {head_dim}; 2-D rotary positions need a multiple of 4 (width / heads)")
+    turns_F = base ** -(torch.arange(0, head_dim // 4) / (head_dim // 4))
+    rows_L = torch.arange(1, h + 1).repeat_interleave(w)
+    columns_L = torch.arange(1, w + 1).repeat(h)
+    angles_LF = torch.cat([rows_L[:, None] * turns_F, columns_L[:, None] * turns_F], 1)
+    angles_TF = F.pad(angles_LF[:-1], (0, 0, n_prefix, 0))
+    return angles_TF.cos().repeat(1, 2), angles_TF.sin().repeat(1, 2)
+
+
+def rotate(x_BNSK: Tensor, cos_SK: Tensor, sin_SK: Tensor) -> Tensor:
+    first, second = x_BNSK.chunk(2, -1)
+    return x_BNSK * cos_SK.to(x_BNSK.dtype) + torch.cat([-second, first], -1) * sin_SK.to(x_BNSK.dtype)

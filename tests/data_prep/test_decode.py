@@ -1,0 +1,140 @@
+"""A picture comes out as a person sees it, or with the reason why not."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.decode import SetAside, claims_to_be_image, could_be_image, decode, to_rgb
+
+CAP = 1_000_000
+
+
+def encoded(image: Image.Image, extension: str = "png", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, extension, **options)
+    return buffer.getvalue()
+
+
+def pixel(data: bytes, place=(0, 0)) -> tuple[int, ...]:
+    image = decode(data, CAP)
+    assert image.mode == "RGB"
+    return image.getpixel(place)
+
+
+def reason(data: bytes, max_pixels: int = CAP) -> str:
+    with pytest.raises(SetAside) as raised:
+        decode(data, max_pixels)
+    assert raised.value.detail
+    return raised.value.reason
+
+
+@pytest.mark.parametrize("extension", ["png", "gif", "bmp", "tiff", "ppm", "tga", "webp"])
+def test_every_format_is_told_by_content(extension):
+    options = {"lossless": True} if extension == "webp" else {}
+    assert pixel(encoded(Image.new("RGB", (9, 9), (200, 30, 0)), extension, **options)) == (200, 30, 0)
+
+
+@pytest.mark.parametrize(
+    "image, expected",
+    [
+        (Image.new("L", (4, 4), 90), (90, 90, 90)),
+        (Image.new("1", (4, 4), 1), (255, 255, 255)),
+        (Image.new("RGBA", (4, 4), (255, 0, 0, 0)), (255, 255, 255)),
+        (Image.new("RGBA", (4, 4), (255, 0, 0, 51)), (255, 204, 204)),
+        (Image.new("LA", (4, 4), (0, 0)), (255, 255, 255)),
+        (Image.new("RGB", (4, 4), (10, 200, 30)).quantize(4), (10, 200, 30)),
+        (Image.fromarray(np.full((4, 4), 200 * 257, np.uint16)), (200, 200, 200)),
+    ],
+    ids=["gray", "bits", "transparent", "translucent", "gray + alpha", "palette", "16 bits"],
+)
+def test_every_mode_becomes_rgb(image, expected):
+    assert pixel(encoded(image)) == expected
+
+
+def test_other_modes_become_rgb():
+    assert to_rgb(Image.new("CMYK", (2, 2), (0, 255, 255, 0))).getpixel((0, 0)) == (255, 0, 0)
+    for array, expected in (
+        (np.full((2, 2), 0.5, np.float32), 128),
+        (np.full((2, 2), 100.0, np.float32), 100),
+        (np.full((2, 2), 100, np.int32), 100),
+        (np.full((2, 2), 65535, np.int32), 255),
+        (np.full((2, 2), np.nan, np.float32), 0),
+        (np.full((2, 2), -5, np.int32), 0),
+    ):
+        assert to_rgb(Image.fromarray(array)).getpixel((0, 0)) == (expected,) * 3
+
+
+def test_a_transparent_palette_colour_is_white():
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, 200, 0, 0])
+    assert pixel(encoded(image, "gif", transparency=1)) == (255, 255, 255)
+    assert pixel(encoded(image, "gif")) == (200, 0, 0)
+
+
+def test_an_animation_shows_its_first_frame():
+    red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    assert pixel(encoded(red, "gif", save_all=True, append_images=[blue])) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_stands_upright(orientation):
+    upright = Image.new("RGB", (6, 4), "white")
+    upright.putpixel((0, 0), (255, 0, 0))
+    undo = {  # how a camera held that way stores it
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = upright.transpose(undo[orientation]) if orientation in undo else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = decode(encoded(stored, exif=exif), CAP)
+    assert image.size == (6, 4) and image.getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_broken_exif_is_no_reason_to_lose_a_photo():
+    assert pixel(encoded(Image.new("RGB", (4, 4), "red"), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")) == (255, 0, 0)
+
+
+def test_no_profile_or_comment_is_carried_along():
+    assert decode(encoded(Image.new("RGB", (4, 4)), icc_profile=b"profile"), CAP).info == {}
+
+
+@pytest.mark.parametrize("extension", ["png", "jpeg", "webp", "bmp", "tiff", "gif"])
+def test_what_ends_early_is_refused(extension):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), extension)
+    assert reason(data[: len(data) * 2 // 3]) == "unreadable"
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"plain text", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+)
+def test_what_is_no_image_is_refused(data):
+    assert reason(data) == "unreadable"
+
+
+@pytest.mark.parametrize("side", [2000, 12_000, 60_000])  # over our cap, over Pillow's warning, over its error
+def test_a_bomb_is_stopped_by_its_header(side):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    assert reason(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000)))) == "too_many_pixels"
+
+
+def test_what_is_worth_opening():
+    png = encoded(Image.new("RGB", (4, 4)))
+    assert could_be_image("no suffix at all", png[:32])
+    assert not could_be_image("photo.png", b"<!DOCTYPE html>")
+    assert could_be_image("x.tga", b"\0\0\2")
+    assert not could_be_image("program.eps", b"%!PS-Adobe-3.0 EPSF-3.0")
+    assert claims_to_be_image("a/b.JPG") and not claims_to_be_image("a/b.txt")
