@@ -92,7 +92,7 @@ def pack(
     `captions` maps the path of a file below `images` to its captions. Files that cannot be used are listed in
     quarantine.jsonl beside the shards. Raises UserError for a folder without usable images, one where more than
     `max_bad_fraction` are broken, an output inside the input, a full disk, and for an output that was made with other
-    settings, unless `replace`.
+    settings or has lost a shard, unless `replace`.
     """
     settings, out = settings or PackSettings(), Path(shards)
     if out.resolve().is_relative_to(Path(images).resolve()):
@@ -154,7 +154,11 @@ def _finished(out: Path, made_by: dict[str, Any], replace: bool) -> Manifest | N
         return None
     manifest = Manifest.load(out, "images")
     if manifest.made_by.get("fingerprint") == made_by["fingerprint"]:
-        manifest.check(out)
+        if not replace:
+            manifest.check(out)
+        if manifest.problems(out):
+            return None
+        _sweep(out)
         return manifest
     if not replace:
         difference = ", ".join(describe_difference(manifest.made_by, made_by))
@@ -172,8 +176,8 @@ def _start(out: Path, made_by: dict[str, Any], replace: bool) -> None:
             f"shards={out} holds {strangers[0].name} but no manifest; give an empty folder, or replace=true"
         )
     with explained(out):
-        (out / FILE_NAME).unlink(missing_ok=True)
         write_json(out / _STARTED, made_by)
+        (out / FILE_NAME).unlink(missing_ok=True)
 
 
 def _shard_files(out: Path) -> list[Path]:
@@ -272,12 +276,18 @@ def _finish(out: Path, listing: Listing, settings: PackSettings, made_by: dict, 
     manifest = Manifest("images", shards, made_by, facts)
     kept = {shard.name for shard in shards}
     with explained(out):
-        for path in [path for path in _shard_files(out) if path.name not in kept] + list(out.glob(TEMPORARY)):
+        for path in [path for path in _shard_files(out) if path.name not in kept]:
             path.unlink()
-        manifest.save(out)
-        for path in [*out.glob(".chunk-*.json"), out / _STARTED]:
-            path.unlink(missing_ok=True)
+    manifest.save(out)
+    _sweep(out)
     return manifest
+
+
+def _sweep(out: Path) -> None:
+    with explained(out):
+        for pattern in (".chunk-*.json", _STARTED, TEMPORARY):
+            for path in out.glob(pattern):
+                path.unlink(missing_ok=True)
 
 
 def _stop_when_too_many_are_bad(

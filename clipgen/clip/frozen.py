@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from open_clip.pretrained import _PRETRAINED
 from torch import Tensor, nn
 
+from clipgen.checkpoint import weights_sha256
 from clipgen.data.atomic import sha256_file
 from clipgen.errors import UserError
 
@@ -122,7 +123,7 @@ def load_clip(model: str, pretrained: str | None = None, device: str | torch.dev
     identity = ClipIdentity(
         model=model,
         pretrained=pretrained,
-        sha256=sha256_file(weights) if weights else _state_sha256(net),
+        sha256=sha256_file(weights) if weights else weights_sha256(net.state_dict()),
         embed_dim=_embed_dim(net),
         image_size=size[0] if isinstance(size, list | tuple) else size,
         mean=tuple(preprocess["mean"]),
@@ -174,14 +175,6 @@ def _check_activation(model: str, pretrained: str) -> None:
 def _embed_dim(net: nn.Module) -> int:
     dim = getattr(net.visual, "output_dim", None) or net.text_projection.shape[-1]
     return int(dim)
-
-
-def _state_sha256(net: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(net.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

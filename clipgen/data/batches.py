@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from clipgen.data.sample import decode_image, decode_npy, image_bytes, member
+from clipgen.data.sample import decode_captions, decode_image, decode_npy, image_bytes, member
 from clipgen.data.shards import ShardSet
 from clipgen.data.transforms import center_crop, random_crop
 from clipgen.errors import UserError
@@ -65,6 +65,32 @@ class ImageBatches:
                 f"pack again with size={self.image_size}, or train with image_size={min(height, width)}"
             )
         return image_HWC
+
+
+class CaptionedBatches(ImageBatches):
+    """Crops with a caption each, {"image": uint8 (B, S, S, 3), "caption": list of B texts}."""
+
+    n_draws = 4  # the crop's three, which caption
+
+    def load(self, memory_limit_bytes: int) -> None:
+        super().load(memory_limit_bytes)
+        self._captions = [self._captions_of(i) for i in range(self.n)]
+
+    def train(self, rows: Sequence[int], draws_B4: np.ndarray) -> Batch:
+        texts = [self._captions[i] for i in rows]
+        chosen = [own[int(draw * len(own))] for own, draw in zip(texts, draws_B4[:, 3], strict=True)]
+        return super().train(rows, draws_B4[:, :3]) | {"caption": chosen}
+
+    def plain(self, rows: Sequence[int]) -> Batch:
+        return super().plain(rows) | {"caption": [self._captions[i][0] for i in rows]}
+
+    def _captions_of(self, i: int) -> list[str]:
+        if not (captions := decode_captions(self.shards[i])):
+            raise UserError(
+                f"{self.shards.where(i)} has no caption; a CLIP is trained on captioned images: run `clipgen prep` with "
+                "captions=FILE into another folder"
+            )
+        return captions
 
 
 class LatentBatches:

@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from clipgen.data.batches import Batch, ImageBatches, LatentBatches, read_latent
+from clipgen.data.batches import Batch, CaptionedBatches, ImageBatches, LatentBatches, read_latent
 from clipgen.data.manifest import Manifest
 from clipgen.data.shards import ShardSet
 from clipgen.data.stream import BatchSchedule, draws
@@ -99,6 +99,7 @@ class ImageData(_Data):
     """
 
     kind = "images"
+    batches_class = ImageBatches
 
     def __init__(
         self,
@@ -115,13 +116,19 @@ class ImageData(_Data):
         super().__init__(shards, batch_size, steps, seed, num_workers, val_samples)
         self.image_size = image_size
         self.memory_limit_bytes = memory_limit_bytes
-        self.train_batches = ImageBatches(self.shards("train"), image_size, flip)
-        self.val_batches = ImageBatches(self.shards("val"), image_size, limit=val_samples)
+        self.train_batches = self.batches_class(self.shards("train"), image_size, flip)
+        self.val_batches = self.batches_class(self.shards("val"), image_size, limit=val_samples)
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
             self.train_batches.load(self.memory_limit_bytes)
         self.val_batches.load(self.memory_limit_bytes)
+
+
+class CaptionedData(ImageData):
+    """`ImageData` with a caption for each picture, {"image": …, "caption": list of B texts}; all must have one."""
+
+    batches_class = CaptionedBatches
 
 
 class LatentData(_Data):
@@ -155,19 +162,32 @@ class LatentData(_Data):
         self.val_batches.load()
 
 
-class _TrainingBatches(Dataset):
-    """Batch number → batch of this rank. Every sample's crop is the same for any number of ranks and workers."""
+class _Numbered(Dataset):
+    """Batch number → batch, or the UserError that it raised: `_Loader` raises it, in the process of the user."""
+
+    def __getitem__(self, number: int) -> Batch | UserError:
+        try:
+            return self.batch(number)
+        except UserError as error:  # raised in a worker it would come with a long traceback, and take torch 10 s
+            return error
+
+    def batch(self, number: int) -> Batch:
+        raise NotImplementedError
+
+
+class _TrainingBatches(_Numbered):
+    """The batches of this rank. Every sample's crop is the same for any number of ranks and workers."""
 
     def __init__(self, batches: Batches, schedule: BatchSchedule):
         self.batches, self.schedule = batches, schedule
 
-    def __getitem__(self, number: int) -> Batch:
+    def batch(self, number: int) -> Batch:
         schedule = self.schedule
         random = draws(schedule.seed, number, schedule.batch_size, self.batches.n_draws)
         return self.batches.train(schedule.rows(number), random[schedule.rank :: schedule.world])
 
 
-class _PlainBatches(Dataset):
+class _PlainBatches(_Numbered):
     """All samples in order; the last batch may be smaller."""
 
     def __init__(self, batches: Batches, batch_size: int):
@@ -176,7 +196,7 @@ class _PlainBatches(Dataset):
     def __len__(self) -> int:
         return math.ceil(len(self.batches) / self.batch_size)
 
-    def __getitem__(self, number: int) -> Batch:
+    def batch(self, number: int) -> Batch:
         first = number * self.batch_size
         return self.batches.plain(range(first, min(first + self.batch_size, len(self.batches))))
 
@@ -212,10 +232,10 @@ class _Loader(DataLoader):
     """A loader that Lightning takes for resumable, which it is: its place is in the state of the data module."""
 
     def __iter__(self) -> Iterator[Batch]:
-        try:
-            yield from super().__iter__()
-        except UserError as error:  # from a worker it comes with the whole traceback as its text
-            raise UserError(str(error).rstrip().rpartition("UserError: ")[2]) from error
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
 
     def state_dict(self) -> dict[str, Any]:
         return {}

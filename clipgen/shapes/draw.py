@@ -22,7 +22,7 @@ COLOURS = {
     "white": (245, 245, 245),
     "black": (20, 20, 20),
 }
-SIZES = {"small": (0.16, 0.20), "large": (0.28, 0.34)}  # circumscribed radius, as a fraction of the image's side
+SIZES = {"small": (0.18, 0.22), "large": (0.28, 0.34)}  # circumscribed radius, as a fraction of the image's side
 MAX_ANGLE = 15.0  # degrees, either way
 MARGIN = 0.03  # least distance of a shape from the border, as a fraction of the side
 HELD_OUT_SHARE = 0.1

@@ -22,25 +22,28 @@ PALETTE_C3 = np.array([COLOURS[name] for name in NAMES], dtype=np.float32)
 SIZE_BORDER = (SIZES["small"][1] + SIZES["large"][0]) / 2
 RADII = 0.85 * SIZES["small"][0], 1.15 * SIZES["large"][1]  # beyond these a size is not one of the world's
 
-# Colours, in RGB distance. The closest two of the palette are 116 apart, a shift of 25 per channel is 43.
-NEAR = 60.0  # within it a colour has a name
+# Colours, in RGB distance. The closest two of the palette, orange and yellow, are 94 apart; 25 per channel is 43.
+NEAR = 60.0  # within it a colour has the nearest name
 FAR = 45.0  # beyond it a pixel is not background; noise of sigma 8 stays under 35
 OFF = 50.0  # beyond it from every mix of background and foreground, a pixel belongs to neither
 OFF_SHARE = 0.25  # of what is not background, before the foreground has no single colour
 
 BORDER_SHARE = 0.6  # of the border that is background; uniform noise gives one colour under 0.06
-LEAST_SHARE = 0.01  # of the picture; the smallest star covers 0.03
-TOUCHING = 0.5  # neighbours per pixel over four; a small ring has 0.6, speckles over half the picture 0.5
-STRAY_SHARE = 0.07  # outside the largest object; ripples leave up to 0.07, the least second object 0.10
+LEAST_SHARE = 0.01  # of the picture; the smallest star covers 0.04
+TOUCHING = 0.5  # of the four neighbours; drawn shapes have 0.69 and more, speckles and scattered pixels up to 0.45
+STRAY_SHARE = (
+    0.07  # outside the largest object; drawn up to 0.01, ragged 0.02 in 95 of 100, the least second object 0.11
+)
 
 OBJECT = 0.3  # alpha above it is object, for the flood fill
 RAMP = 0.2  # alpha below it counts as 0, above 1 - it as 1: noise and ripples vanish, areas stay
-EDGE_WIDTH = 3.1 / 32  # of the side; drawn 1 px, noisy 1.7, blurred by 1 px 3.0; by 2 px 3.5 and more, in 95 of 100
+EDGE_WIDTH = 3.1 / 32  # of the side; drawn 1.0 px of 32, noisy 1.6, blurred by 1 px 2.9; by 2 px from 3.3 in 95 of 100
 
-# Soft IoU: thin shapes lose more of it to a soft edge. Softened, rippled or JPEG pictures stay above, bitten, halved
-# and patched ones below (their 95th percentiles are 0.55 to 0.82 by shape).
+# Soft IoU: thin shapes lose more of it to a soft edge. Drawn pictures have 0.92 and more, blurred by 0.8 px 0.81 (star)
+# to 0.93 (circle) and more; bitten ones in 95 of 100 at most 0.53 (ring) to 0.74 (triangle), patched ones 0.76 to 0.81,
+# and 0.88 where a triangle fits best. Half of a triangle may be one.
 LEAST_OVERLAP = {"circle": 0.83, "square": 0.83, "triangle": 0.82, "cross": 0.80, "ring": 0.77, "star": 0.74}
-LEAST_LEAD = 0.03  # over the next shape; drawn pictures lead by 0.09 and more
+LEAST_LEAD = 0.03  # over the next shape; drawn pictures lead by 0.05 and more, half of the patched ones by under 0.02
 TURNING = frozenset(SHAPES) - {"circle", "ring"}
 ANGLES = np.linspace(-MAX_ANGLE, MAX_ANGLE, 7)
 MOVES = np.concatenate([np.diag([1, 1, 1, 5.0]), -np.diag([1, 1, 1, 5.0])])  # pixels, pixels, pixels, degrees
@@ -156,7 +159,10 @@ def nearest_name(colours_N3: np.ndarray) -> np.ndarray:
 
 
 def core_colour(delta_N3: np.ndarray) -> np.ndarray:
-    """Mean of the half that is furthest from the background: the other half are edges."""
+    """Mean of the half that is furthest from the background: the other half are edges.
+
+    A median would follow one crest of a ripple.
+    """
     along_N = delta_N3 @ delta_N3.mean(0)
     return delta_N3[along_N >= np.median(along_N)].mean(0)
 

@@ -44,7 +44,7 @@ class Transformer(nn.Module):
         self.place_LD = nn.Parameter(torch.zeros(h * w, width))  # of the token to come
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
-        self.norm = nn.RMSNorm(width)
+        self.norm = RMSNorm(width)
         self.head = nn.Linear(width, codebook_size, bias=False)
         cos_TK, sin_TK = rotary_2d(h, w, width // heads, self.n_prefix, rope_base)
         self.register_buffer("cos_TK", cos_TK, persistent=False)
@@ -98,9 +98,9 @@ class Transformer(nn.Module):
 class Block(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
-        self.attention_norm = nn.RMSNorm(width)
+        self.attention_norm = RMSNorm(width)
         self.attention = Attention(width, heads)
-        self.mlp_norm = nn.RMSNorm(width)
+        self.mlp_norm = RMSNorm(width)
         self.mlp = SwiGLU(width)
         self.dropout = nn.Dropout(dropout)
 
@@ -115,8 +115,8 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        self.q_norm = nn.RMSNorm(width // heads)
-        self.k_norm = nn.RMSNorm(width // heads)
+        self.q_norm = RMSNorm(width // heads)
+        self.k_norm = RMSNorm(width // heads)
 
     def forward(self, x_BSD, cos_SK, sin_SK, cache: KVCache | None, layer: int):
         B, S, D = x_BSD.shape
@@ -127,6 +127,13 @@ class Attention(nn.Module):
             k_BNSK, v_BNSK = cache.extend(layer, k_BNSK, v_BNSK)
         y_BNSK = attend(q_BNSK, k_BNSK, v_BNSK)
         return self.out(y_BNSK.transpose(1, 2).reshape(B, S, D))
+
+
+class RMSNorm(nn.RMSNorm):
+    """Its weight takes the input's type: torch has no fused kernel for a bf16 input and a float32 weight."""
+
+    def forward(self, x):
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 class SwiGLU(nn.Module):

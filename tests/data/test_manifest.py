@@ -39,7 +39,7 @@ def test_it_is_an_index_that_webdataset_reads(image_folder):
 def test_damage_is_named_with_its_shard_and_its_mend(tmp_path, make_images, damage, deep, says):
     manifest = make_images(tmp_path)
     damage(tmp_path / "train-000001.tar")
-    with pytest.raises(UserError, match=rf"train-000001\.tar {says}.*run `clipgen prep` again"):
+    with pytest.raises(UserError, match=rf"train-000001\.tar {says}.*run `clipgen prep` again with replace=true"):
         manifest.check(tmp_path, deep)
     assert len(manifest.problems(tmp_path, deep)) == 1
 

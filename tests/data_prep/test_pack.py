@@ -89,6 +89,7 @@ def test_packing_again_does_nothing(images, tmp_path, monkeypatch):
     first = pack(images, tmp_path / "shards", SMALL)
     before = contents(tmp_path / "shards")
     monkeypatch.setattr(pack_module, "_make", lambda *_: pytest.fail("made again"))
+    (tmp_path / "shards" / ".chunk-000000.json").write_text("left by a kill just after the manifest was written")
     assert pack(images, tmp_path / "shards", SMALL) == first
     assert contents(tmp_path / "shards") == before
 
@@ -106,6 +107,35 @@ def test_other_settings_or_images_are_refused_by_name_or_replace(images, tmp_pat
     assert len(list(out.glob("train-*.tar"))) == 1 and verify(out) == []
     pack(images, tmp_path / "fresh", PackSettings(size=32, samples_per_shard=100))
     assert contents(out) == contents(tmp_path / "fresh") and manifest.facts["written"] == 34
+
+
+def test_a_lost_shard_is_named_and_made_again_on_demand(images, tmp_path):
+    out = tmp_path / "shards"
+    pack(images, out, SMALL)
+    before = contents(out)
+    (out / "train-000001.tar").unlink()
+    with pytest.raises(UserError, match=r"train-000001\.tar is missing.*replace=true"):
+        pack(images, out, SMALL)
+    pack(images, out, SMALL, replace=True)
+    assert contents(out) == before
+
+
+def test_hostile_names_are_kept_as_text_only(tmp_path):
+    names = [
+        b"\xff.png",
+        b"new\nline.png",
+        "\u202egnp.png".encode(),
+        b"x" * 240 + b".png",
+        b"A.png",
+        b"a.png",
+        b"..png.png",
+    ]
+    images = draw(tmp_path / "images", 1)
+    for name in names:
+        os.link(images / "0" / "photo.0000.png", os.fsencode(images) + b"/" + name)
+    pack(images, tmp_path / "shards", SMALL)
+    sources = {os.fsencode(json.loads(sample["json"])["source"]) for sample in samples(tmp_path / "shards")}
+    assert sources == {*names, b"0/photo.0000.png"} - {b"..png.png"}  # a leading dot hides a file
 
 
 def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(images, tmp_path):

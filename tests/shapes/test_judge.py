@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from clipgen.shapes.draw import COLOURS, SHAPES, Scene, distance, draw, mask, scenes
+from clipgen.shapes.draw import COLOURS, SHAPES, SIZES, Scene, distance, draw, mask, scenes
 from clipgen.shapes.judge import Verdict, judge, judge_many
 
 VISIBLE = 0.25  # least share of a shape's area that is damaged
@@ -54,7 +54,7 @@ def test_drawn_pictures_are_read(image_size, n):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_is_read_in_every_pair_of_colours(shape):
     pairs = [(a, b) for a in COLOURS for b in COLOURS if a != b]
-    for size, radius in (("small", 0.16), ("large", 0.34)):
+    for size, radius in (("small", SIZES["small"][0]), ("large", SIZES["large"][1])):
         made = [Scene(shape, a, b, size, radius, 0.47, 0.52, -15.0) for a, b in pairs]
         assert share_right(made, judge_many(map(draw, made))) >= 0.98
 

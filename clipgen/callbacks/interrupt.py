@@ -1,0 +1,42 @@
+"""Ctrl-C between two batches: the checkpoint is whole, so the same command continues exactly there."""
+
+import signal
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+
+class Interrupted(Exception):
+    """The user stopped the training; what was trained is saved."""
+
+    def __init__(self, batches: int, steps: int):
+        super().__init__(f"stopped after batch {batches} of {steps}")
+
+
+class SaveOnInterrupt(pl.Callback):
+    """The first SIGINT or SIGTERM saves `path` after the batch at hand and raises Interrupted; a second one kills."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.asked = False
+        self.handlers = {}
+
+    def on_fit_start(self, trainer, module) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.handlers[number] = signal.signal(number, self._ask)
+
+    def _ask(self, number, frame) -> None:
+        if self.asked:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.asked = True
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        if self.asked:
+            trainer.save_checkpoint(self.path)
+            raise Interrupted(module.batches, module.steps)
+
+    def teardown(self, trainer, module, stage) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.handlers = {}

@@ -1,0 +1,61 @@
+"""Weights as files: never a pickle from outside, always with the stage and the settings that made them."""
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from clipgen.data.atomic import replacing
+from clipgen.errors import UserError
+
+
+def weights_sha256(state: Mapping[str, Tensor]) -> str:
+    """sha256 over names, shapes and bytes, the same for a checkpoint and for what is exported from it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_checkpoint(path: str | Path, stage: str) -> dict[str, Any]:
+    """A training checkpoint of `stage`; UserError when it is missing, broken, unsafe or of another stage."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; train it with `clipgen train stage={stage}`, or give another checkpoint")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        found = checkpoint["clipgen"]["stage"]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as problem:
+        reason = str(problem).strip().split("\n")[0][:120]
+        raise UserError(f"{path} is not a checkpoint of clipgen ({reason}); give one made by `clipgen train`") from problem
+    if found != stage:
+        raise UserError(f"{path} is of stage {found}, but stage {stage} is needed here; give a checkpoint of that stage")
+    return checkpoint
+
+
+def submodule(checkpoint: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    """The weights of one submodule of the saved LightningModule, without its prefix."""
+    prefix = name + "."
+    return {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+
+
+def save_weights(state: Mapping[str, Tensor], path: str | Path) -> None:
+    with replacing(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, temporary)
+
+
+def load_weights(path: str | Path) -> dict[str, Tensor]:
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; give a folder made by `clipgen export` or `clipgen run`")
+    try:
+        return load_file(path)
+    except SafetensorError as problem:
+        raise UserError(f"{path} is not a readable safetensors file ({problem}); export the model again") from problem

@@ -1,0 +1,146 @@
+"""From settings to objects: networks, modules, and a Trainer with everything a stage logs and saves."""
+
+import csv
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from clipgen.callbacks.image_grid import ImageGrid
+from clipgen.callbacks.interrupt import SaveOnInterrupt
+from clipgen.callbacks.throughput import Throughput
+from clipgen.checkpoint import read_checkpoint, submodule, weights_sha256
+from clipgen.cli.machine import pick_device, pick_precision
+from clipgen.config import Config, Tokenizer, Trainer, TransformerModel
+from clipgen.errors import UserError
+from clipgen.tokenizer.vqgan import VQGAN
+from clipgen.transformer.model import Transformer
+
+VQGAN_KEYS = (
+    "image_size", "codebook_size", "code_dim", "channels", "channel_multipliers", "res_blocks",
+    "attention_resolutions", "z_channels", "commitment", "dropout", "norm_groups",
+)  # fmt: skip
+TRANSFORMER_KEYS = ("width", "depth", "heads", "n_prefix", "cond_drop_prob", "dropout", "rope_base")
+
+
+def tokenizer_settings(cfg: Tokenizer) -> dict[str, Any]:
+    """What `VQGAN(**settings)` takes."""
+    return {key: value for key, value in asdict_of(cfg).items() if key in VQGAN_KEYS}
+
+
+def transformer_settings(cfg: TransformerModel, grid, codebook_size: int, embed_dim: int) -> dict[str, Any]:
+    """What `Transformer(**settings)` takes."""
+    own = {key: value for key, value in asdict_of(cfg).items() if key in TRANSFORMER_KEYS}
+    return {"grid": list(grid), "codebook_size": codebook_size, "embed_dim": embed_dim, **own}
+
+
+def asdict_of(section) -> dict[str, Any]:
+    from omegaconf import DictConfig, OmegaConf
+
+    return OmegaConf.to_container(section, resolve=True) if isinstance(section, DictConfig) else asdict(section)
+
+
+def load_tokenizer(path: str | Path) -> tuple[VQGAN, dict[str, Any], str]:
+    """(VQGAN in eval mode, its settings, sha256 of its weights) from a checkpoint of `train stage=vqgan`."""
+    checkpoint = read_checkpoint(path, "vqgan")
+    settings = checkpoint["clipgen"]["settings"]["tokenizer"]
+    vqgan = VQGAN(**settings)
+    state = submodule(checkpoint, "vqgan")
+    vqgan.load_state_dict(state)
+    return vqgan.eval().to(memory_format=torch.channels_last), settings, tokenizer_sha256(state)
+
+
+def tokenizer_sha256(state: dict[str, torch.Tensor]) -> str:
+    """Of the weights alone: the count of used codes goes on without changing what a token means."""
+    return weights_sha256({name: tensor for name, tensor in state.items() if not name.endswith("used_K")})
+
+
+def load_transformer(path: str | Path) -> tuple[Transformer, dict[str, Any]]:
+    checkpoint = read_checkpoint(path, "transformer")
+    settings = checkpoint["clipgen"]["settings"]["transformer"]
+    transformer = Transformer(**settings)
+    transformer.load_state_dict(submodule(checkpoint, "transformer"))
+    return transformer.eval(), settings
+
+
+def tokenizer_path(cfg: Config) -> Path:
+    """The checkpoint in use: `tokenizer.ckpt`, else that of the run."""
+    return Path(cfg.tokenizer.ckpt) if cfg.tokenizer.ckpt else Path(cfg.out) / "vqgan" / "last.ckpt"
+
+
+def make_trainer(
+    cfg: Trainer,
+    folder: Path,
+    steps: int,
+    batches: int,
+    batch_size: int,
+    monitor: str | None,
+    draw: Callable[[], Image.Image] | None,
+) -> pl.Trainer:
+    """One "epoch" of `steps` batches, `batches` of them already trained.
+
+    Validation, `last.ckpt` and `best.ckpt` come about every `val_every` batches, what `draw` returns every `grid_every`.
+    """
+    device = pick_device(cfg.device)
+    if cfg.devices != 1:
+        raise UserError(f"trainer.devices={cfg.devices}; this version trains on one device")
+    best = ModelCheckpoint(folder, "best", monitor=monitor, mode="min", enable_version_counter=False)
+    last = ModelCheckpoint(folder, "last", save_top_k=1, enable_version_counter=False)
+    callbacks = [best, last] if monitor else [last]
+    callbacks += [Throughput(batch_size), TQDMProgressBar(refresh_rate=10), SaveOnInterrupt(folder / "last.ckpt")]
+    if draw is not None:
+        callbacks.append(ImageGrid(folder / "grids", draw, cfg.grid_every))
+    return pl.Trainer(
+        max_epochs=1,
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        precision=pick_precision(cfg),
+        use_distributed_sampler=False,
+        val_check_interval=steps // max(1, round(steps / cfg.val_every)),
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        logger=[_logger(name, folder, batches) for name in cfg.loggers],
+        callbacks=callbacks,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+
+
+def _logger(name: str, folder: Path, batches: int) -> Logger:
+    if name == "csv":
+        return AppendingCSVLogger(folder, batches)
+    if name == "tensorboard":
+        return TensorBoardLogger(folder.parent, name=folder.name, version="tensorboard")
+    if name == "wandb":
+        try:
+            from pytorch_lightning.loggers import WandbLogger
+
+            return WandbLogger(name=folder.parent.name + "/" + folder.name, save_dir=folder, project="clipgen")
+        except ModuleNotFoundError as problem:
+            raise UserError("trainer.loggers has wandb, which is not installed; pip install 'clipgen[wandb]'") from problem
+    raise UserError(f"trainer.loggers={name} is unknown; take csv, tensorboard or wandb")
+
+
+class AppendingCSVLogger(CSVLogger):
+    """Lightning's, writing `metrics.csv` into the stage's own folder and keeping the rows from before a resume."""
+
+    def __init__(self, folder: Path, batches: int):
+        path = folder / "metrics.csv"
+        with open(path, newline="") if path.exists() else io.StringIO() as file:
+            kept = [row for row in csv.DictReader(file) if int(row["step"]) < batches]
+        path.unlink(missing_ok=True)
+        super().__init__(folder.parent, name=folder.name, version="", flush_logs_every_n_steps=10)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the folder is not empty
+            writer = self.experiment
+        if kept:
+            writer.metrics = [{name: value for name, value in row.items() if value} for row in kept]
+            writer.save()

@@ -1,0 +1,77 @@
+"""The machine at hand: device, precision, threads, and what of it goes into run.json."""
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipgen.config import Trainer
+from clipgen.errors import UserError
+
+
+def pick_device(wanted: str) -> torch.device:
+    """`auto` takes a GPU when there is one."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted not in ("cpu", "cuda", "gpu"):
+        raise UserError(f"device={wanted} is unknown; take auto, cpu or cuda")
+    if wanted == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(f"device={wanted}: torch {torch.__version__} finds no GPU here; take device=cpu")
+    return torch.device("cuda")
+
+
+def pick_precision(trainer: Trainer) -> str:
+    """bf16 matrices with float32 weights, unless told otherwise."""
+    if trainer.precision == "auto":
+        return "bf16-mixed"
+    if trainer.precision not in ("32-true", "bf16-mixed", "16-mixed"):
+        raise UserError(f"trainer.precision={trainer.precision} is unknown; take auto, 32-true, bf16-mixed or 16-mixed")
+    return trainer.precision
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    name = torch.cuda.get_device_name() if device.type == "cuda" else _processor()
+    names = ("clipgen", "torch", "pytorch-lightning", "open_clip_torch", "webdataset", "hydra-core", "numpy", "pillow")
+    return {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": _commit(),
+        "device": f"{device.type}: {name}",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in names},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {cores()} cores"
+
+
+def _commit() -> str | None:
+    """Of the source tree the package runs from, if it is one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        return subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

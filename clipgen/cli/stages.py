@@ -1,0 +1,272 @@
+"""The stages of a run, each a function of the config: skipped when done, continued when begun, redone when changed."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from clipgen.checkpoint import read_checkpoint, submodule
+from clipgen.cli.build import (
+    asdict_of,
+    load_tokenizer,
+    make_trainer,
+    tokenizer_path,
+    tokenizer_settings,
+    transformer_settings,
+)
+from clipgen.cli.machine import pick_device
+from clipgen.cli.record import Record, begin
+from clipgen.clip.frozen import FrozenClip, load_clip
+from clipgen.clip.module import ClipModule, save_open_clip
+from clipgen.clip.texts import reference_texts
+from clipgen.config import Config
+from clipgen.data.manifest import Manifest
+from clipgen.data.module import CaptionedData, ImageData, LatentData
+from clipgen.data.sample import decode_captions
+from clipgen.data.transforms import to_model_range, to_uint8
+from clipgen.errors import UserError
+from clipgen.picture import image_grid
+from clipgen.pipeline import ClipGen
+from clipgen.tokenizer.module import VQGANModule
+from clipgen.tokenizer.vqgan import VQGAN
+from clipgen.transformer.condition import centre
+from clipgen.transformer.model import Transformer
+from clipgen.transformer.module import TransformerModule
+from clipgen.transformer.sampling import generate
+from data_prep.captions import read_captions, sidecar_captions
+from data_prep.encode import STATISTICS, Encoders, encode
+from data_prep.pack import PackSettings, pack
+
+PREVIEWS = 8  # pictures in a grid
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def prep(cfg: Config, replace: bool = False) -> Manifest:
+    """folder → image shards; what is done is not done again."""
+    if not cfg.images:
+        raise UserError("images is not set; type images=FOLDER, the folder that holds your images")
+    values = {key: value for key, value in asdict_of(cfg.prep).items() if key != "workers"}
+    captions = None
+    if cfg.captions == "sidecar":
+        captions = sidecar_captions(cfg.images)
+    elif cfg.captions:
+        captions = read_captions(cfg.captions)
+    return pack(cfg.images, cfg.shards, PackSettings(**values), cfg.prep.workers or 1, captions, replace)
+
+
+def train_vqgan(cfg: Config, folder: Path) -> Record:
+    """Stage 1: image shards → `folder/last.ckpt`."""
+    t = cfg.tokenizer
+    training = asdict_of(t.train)
+    settings = {"tokenizer": tokenizer_settings(t), "tokenizer.train": training, "seed": cfg.seed}
+    images = Manifest.load(cfg.shards, "images")
+    clip = load_clip(cfg.clip.model, cfg.clip.pretrained) if t.train.perceptual_weight > 0 else None
+    inputs = {"images": images.content, "clip": clip.identity.fingerprint() if clip else None, "start": t.ckpt}
+    record = start(folder, "vqgan", settings, inputs)
+    if record.done:
+        return record
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    data = ImageData(
+        cfg.shards, t.image_size, t.train.batch_size, t.train.steps, cfg.seed, t.train.flip,
+        cfg.trainer.num_workers, val_samples=cfg.trainer.val_samples,
+    )  # fmt: skip
+    vqgan = VQGAN(**settings["tokenizer"])
+    if t.ckpt:
+        vqgan.load_state_dict(submodule(read_checkpoint(t.ckpt, "vqgan"), "vqgan"))
+    gan_start = int(training.pop("gan_start") * t.train.steps)
+    for key in ("batch_size", "flip"):
+        training.pop(key)
+    module = VQGANModule(
+        vqgan, perceptual=clip.features if clip else None, gan_start=gan_start, settings=settings, **training
+    )
+    if clip:
+        clip.to(pick_device(cfg.trainer.device))
+
+    def draw() -> Image.Image:
+        pixels = data.val_batches.plain(range(min(PREVIEWS, data.n_val)))["image"]
+        image_BCHW = to_model_range(pixels).to(module.device)
+        made = module.vqgan(image_BCHW, quantise=module.batches >= module.continuous_steps).image_BCHW
+        rows = [*pixels.numpy(), *to_uint8(made.float()).cpu().numpy()]
+        return image_grid(rows, len(pixels), ["images", "reconstructions"])
+
+    fit(cfg, record, module, data, t.train.batch_size, draw)
+    return record
+
+
+def encode_latents(cfg: Config, replace: bool = False) -> Manifest:
+    """Image shards → latent shards, by the tokenizer and the CLIP in use."""
+    device = pick_device(cfg.trainer.device)
+    vqgan, settings, sha256 = load_tokenizer(tokenizer_path(cfg))
+    clip = load_clip(cfg.clip.model, cfg.clip.pretrained, device)
+    texts, source = reference_texts(cfg.clip.model, cfg.clip.captions)
+    vqgan.to(device)
+
+    @torch.no_grad()
+    def tokens(image_BCHW):
+        return vqgan.encode(image_BCHW.contiguous(memory_format=torch.channels_last))
+
+    identity = {
+        "tokenizer": {"sha256": sha256, "codebook_size": settings["codebook_size"]},
+        "clip": {**clip.identity.describe(), "fingerprint": clip.identity.fingerprint()},
+    }
+    encoders = Encoders(settings["image_size"], tokens, clip.encode_image, clip.encode_text, device, identity)
+    return encode(
+        cfg.shards, cfg.latents, encoders, texts, source, cfg.encode.flip, cfg.encode.batch_size, replace
+    )
+
+
+def check_latents(latents: Manifest, folder: str, path: Path, sha256: str, clip: FrozenClip) -> None:
+    """Refuse latents of another tokenizer or another CLIP than the ones in use."""
+    made = latents.made_by["tokenizer"]["sha256"]
+    if made != sha256:
+        raise UserError(
+            f"{folder}/manifest.json was made with tokenizer {made[:8]}… but {path} is {sha256[:8]}…; run "
+            f"`clipgen encode` again with replace=true, or point tokenizer.ckpt at the old one"
+        )
+    made = latents.made_by["clip"]["fingerprint"]
+    if made != clip.identity.fingerprint():
+        raise UserError(
+            f"{folder}/manifest.json was made with CLIP {latents.made_by['clip']['model']} ({made[:8]}…) but "
+            f"clip.model={clip.identity.model} is {clip.identity.fingerprint()[:8]}…; run `clipgen encode` again with "
+            f"replace=true, or set clip.model back"
+        )
+
+
+def train_transformer(cfg: Config, folder: Path) -> Record:
+    """Stage 2: latent shards → `folder/best.ckpt`."""
+    m = cfg.transformer
+    latents = Manifest.load(cfg.latents, "latents")
+    path = tokenizer_path(cfg)
+    vqgan, _, sha256 = load_tokenizer(path)
+    clip = load_clip(cfg.clip.model, cfg.clip.pretrained)
+    check_latents(latents, cfg.latents, path, sha256, clip)
+    data = LatentData(
+        cfg.latents, m.train.batch_size, m.train.steps, cfg.seed, cfg.trainer.num_workers, cfg.trainer.val_samples
+    )
+    model = transformer_settings(m, data.grid, latents.made_by["tokenizer"]["codebook_size"], data.embedding_size)
+    training = asdict_of(m.train)
+    settings = {"transformer": model, "transformer.train": training, "seed": cfg.seed}
+    inputs = {"latents": latents.content, "start": m.ckpt}
+    record = start(folder, "transformer", settings, inputs)
+    if record.done:
+        return record
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    statistics = load_file(Path(cfg.latents) / STATISTICS)
+    transformer = Transformer(**model)
+    if m.ckpt:
+        transformer.load_state_dict(submodule(read_checkpoint(m.ckpt, "transformer"), "transformer"))
+    training.pop("batch_size")
+    module = TransformerModule(transformer, statistics["image_mean"], settings=settings, **training)
+    device = pick_device(cfg.trainer.device)
+    vqgan.to(device)
+    prompts = list(cfg.prompts)[:PREVIEWS]
+    text_BE = centre(clip.encode_text(prompts), statistics["text_mean"]).to(device) if prompts else None
+
+    def draw() -> Image.Image:
+        if text_BE is not None:
+            condition_BE, labels = text_BE, prompts
+        else:
+            batch = data.val_batches.plain(range(min(PREVIEWS, data.n_val)))
+            condition_BE = centre(batch["clip"].to(device), module.image_mean_E)
+            labels = [f"like held-out picture {i}" for i in range(len(condition_BE))]
+        each = 4
+        condition_BE = condition_BE.repeat_interleave(each, 0)
+        level_B = torch.full((len(condition_BE),), cfg.sampling.fidelity, device=device)
+        sampling = asdict_of(cfg.sampling)
+        options = {key: sampling[key] for key in ("guidance_scale", "temperature", "top_k", "top_p")}
+        tokens_Bhw = generate(module.transformer, condition_BE, level_B, range(len(condition_BE)), **options)
+        images = to_uint8(vqgan.decode(tokens_Bhw).float()).cpu().numpy()
+        return image_grid(images, each, labels)
+
+    fit(cfg, record, module, data, m.train.batch_size, draw)
+    return record
+
+
+def train_clip(cfg: Config, folder: Path) -> Record:
+    """A small CLIP on captioned shards → `folder` in open_clip's own format."""
+    c = cfg.clip
+    if not c.architecture:
+        raise UserError("clip.architecture is empty; take clip=shapes or clip=small, or give open_clip's model config")
+    architecture, training = asdict_of(c.architecture), asdict_of(c.train)
+    settings = {"clip": architecture, "clip.train": training, "seed": cfg.seed}
+    images = Manifest.load(cfg.shards, "images")
+    record = start(folder, "clip", settings, {"images": images.content})
+    if record.done:
+        return record
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    size = architecture["vision_cfg"]["image_size"]
+    data = CaptionedData(cfg.shards, size, c.train.batch_size, c.train.steps, cfg.seed, val_samples=cfg.trainer.val_samples)
+    training.pop("batch_size")
+    module = ClipModule(architecture, settings=settings, **training)
+    fit(cfg, record, module, data, c.train.batch_size, None)
+    shards = data.shards("train")
+    first = range(0, len(shards), max(1, len(shards) // 2000))
+    captions = sorted({caption for i in first for caption in decode_captions(shards[i])})
+    save_open_clip(module, folder, captions)
+    return record
+
+
+def start(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, Any]) -> Record:
+    record, changes = begin(folder, stage, settings, inputs)
+    if changes:
+        say(f"{stage}: begins anew, since {', '.join(changes)} (the old one is in {folder}.previous)")
+    elif record.done:
+        say(f"{stage}: done already ({record.seconds:.0f} s), skipped")
+    elif (folder / "last.ckpt").exists():
+        say(f"{stage}: continues from {folder / 'last.ckpt'}")
+    return record
+
+
+def fit(
+    cfg: Config,
+    record: Record,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    batch_size: int,
+    draw: Callable[[], Image.Image] | None,
+) -> None:
+    """Train to the end, or from the last checkpoint to the end, and mark the stage as done."""
+    last = record.folder / "last.ckpt"
+    checkpoint = read_checkpoint(last, record.stage)["clipgen"] if last.exists() else {"batches": 0}
+    monitor = "val/loss" if data.n_val else None
+    trainer = make_trainer(
+        cfg.trainer, record.folder, module.steps, checkpoint["batches"], batch_size, monitor, draw
+    )
+    began = time.perf_counter()
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+        trainer.save_checkpoint(last)
+    finally:
+        record.seconds += time.perf_counter() - began
+        record.save()
+    record.status = "done"
+    record.save()
+
+
+def transformer_checkpoint(folder: Path) -> Path:
+    """The best by validation, or the last where there was nothing to validate on."""
+    best = folder / "best.ckpt"
+    return best if best.exists() else folder / "last.ckpt"
+
+
+def export(cfg, tokenizer: Path, transformer: Path, statistics: Path, out: Path) -> ClipGen:
+    """A folder that needs nothing else: safetensors, config, model card, and the CLIP where it is a local one."""
+    from clipgen.cli.build import load_transformer
+
+    clip = load_clip(cfg.clip.model, cfg.clip.pretrained)
+    vqgan, vqgan_settings, _ = load_tokenizer(tokenizer)
+    model, model_settings = load_transformer(transformer)
+    pipeline = ClipGen(
+        vqgan, model, clip, load_file(statistics), asdict_of(cfg.sampling),
+        {"tokenizer": vqgan_settings, "transformer": model_settings},
+    )  # fmt: skip
+    pipeline.save_pretrained(out)
+    return pipeline

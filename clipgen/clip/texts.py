@@ -1,0 +1,47 @@
+"""Texts for the mean of the text side: a CLIP's own captions where there are some, else templates filled with words."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from clipgen.clip.frozen import LOCAL_DIR
+from clipgen.errors import UserError
+
+CAPTIONS = "captions.txt"  # beside the weights of a CLIP that clipgen trained
+TEMPLATES = (
+    "a photo of {}",
+    "a picture of {}",
+    "a drawing of {}",
+    "{}",
+    "a close-up of {}",
+    "an image showing {}",
+    "there is {} in this picture",
+    "{}, with a plain background",
+)
+
+
+def reference_texts(clip_model: str, captions: str | None = None) -> tuple[list[str], str]:
+    """Texts and where they are from. They need no pairing with any image: only their mean is used."""
+    if captions:
+        return _lines(Path(captions), f"clip.captions={captions}"), captions
+    if clip_model.startswith(LOCAL_DIR):
+        own = Path(clip_model.removeprefix(LOCAL_DIR)) / CAPTIONS
+        if own.is_file():
+            return _lines(own, str(own)), f"{CAPTIONS} of the CLIP"
+    words = files("clipgen.clip").joinpath("words.txt").read_text(encoding="utf-8").split("\n")
+    texts = [template.format(_with_article(word)) for word in words if word for template in TEMPLATES]
+    return texts, "templates and words of the package"
+
+
+def _with_article(word: str) -> str:
+    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
+
+
+def _lines(path: Path, name: str) -> list[str]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UserError(f"{name} cannot be read ({problem}); give a UTF-8 text file with one caption a line") from problem
+    lines = [line for line in lines if line]
+    if not lines:
+        raise UserError(f"{name} has no captions; give a text file with one caption a line")
+    return lines

@@ -1,0 +1,293 @@
+"""The schema of every config: an unknown key is an error everywhere, in experiment files too.
+
+A value of null means "chosen from the images and the machine" (clipgen/defaults.py says how); each choice is printed.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from clipgen.errors import UserError
+
+
+@dataclass
+class Prep:
+    size: int | None = None
+    crop: bool = True
+    format: str = "png"
+    quality: int = 95
+    min_size: int = 16
+    max_pixels: int = 50_000_000
+    samples_per_shard: int = 2000
+    val_fraction: float = 0.02
+    max_bad_fraction: float = 0.5
+    workers: int | None = None
+
+
+@dataclass
+class ClipTraining:
+    steps: int = 3000
+    batch_size: int = 256
+    lr: float = 2e-3
+    weight_decay: float = 0.1
+    warmup: int = 100
+
+
+@dataclass
+class Clip:
+    model: str = MISSING
+    pretrained: str | None = None
+    captions: str | None = None
+    architecture: dict[str, Any] = field(default_factory=dict)
+    train: ClipTraining = field(default_factory=ClipTraining)
+
+
+@dataclass
+class VQGANTraining:
+    steps: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    warmup: int = 50
+    continuous_steps: int = 100
+    restart_every: int = 50
+    perceptual_weight: float = 0.5
+    gan_start: float = 0.8
+    gan_weight: float = 0.1
+    gan_layers: int = 2
+    gan_channels: int = 32
+    gan_lr: float = 2e-4
+    clip_norm: float = 1.0
+    flip: bool = False
+
+
+@dataclass
+class Tokenizer:
+    image_size: int | None = None
+    downsample: int | None = None
+    codebook_size: int | None = None
+    code_dim: int = 8
+    channels: int | None = None
+    channel_multipliers: list[int] | None = None
+    res_blocks: int | None = None
+    attention_resolutions: list[int] = field(default_factory=list)
+    z_channels: int = 64
+    norm_groups: int | None = None
+    commitment: float = 0.25
+    dropout: float = 0.0
+    ckpt: str | None = None
+    train: VQGANTraining = field(default_factory=VQGANTraining)
+
+
+@dataclass
+class TransformerTraining:
+    steps: int | None = None
+    batch_size: int | None = None
+    lr: float = 3e-3
+    muon_lr: float = 0.02
+    weight_decay: float = 0.01
+    warmup: int = 50
+    min_level: float = 0.5
+    label_smoothing: float = 0.0
+    clip_norm: float = 1.0
+
+
+@dataclass
+class TransformerModel:
+    width: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    n_prefix: int = 4
+    cond_drop_prob: float = 0.1
+    dropout: float | None = None
+    rope_base: float = 100.0
+    ckpt: str | None = None
+    train: TransformerTraining = field(default_factory=TransformerTraining)
+
+
+@dataclass
+class Encode:
+    flip: bool = False
+    batch_size: int = 256
+
+
+@dataclass
+class Sampling:
+    guidance_scale: float = 3.0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    fidelity: float = 0.9
+    batch_size: int = 256
+
+
+@dataclass
+class Trainer:
+    device: str = "auto"
+    devices: int = 1
+    precision: str = "auto"
+    threads: int | None = None
+    num_workers: int = 0
+    val_every: int | None = None
+    val_samples: int = 512
+    grid_every: int | None = None
+    loggers: list[str] = field(default_factory=lambda: ["csv", "tensorboard"])
+
+
+@dataclass
+class Config:
+    """What `run`, `prep`, `train` and `encode` share: the four of them read one run's settings."""
+
+    name: str = "run"
+    out: str = "outputs/${name}"
+    images: str | None = None
+    captions: str | None = None
+    shards: str = "${out}/shards"
+    latents: str = "${out}/latents"
+    stage: str | None = None
+    experiment: str | None = None
+    world: str | None = None
+    prompts: list[str] = field(default_factory=list)
+    preview: str = "prompts"
+    seed: int = 0
+    replace: bool = False
+    prep: Prep = field(default_factory=Prep)
+    clip: Clip = field(default_factory=Clip)
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    transformer: TransformerModel = field(default_factory=TransformerModel)
+    encode: Encode = field(default_factory=Encode)
+    sampling: Sampling = field(default_factory=Sampling)
+    trainer: Trainer = field(default_factory=Trainer)
+
+
+@dataclass
+class SampleConfig:
+    model: str = MISSING
+    prompts: str | None = None
+    image: str | None = None
+    out: str = "samples"
+    n: int = 4
+    seed: int = 0
+    guidance_scale: float | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    fidelity: float | None = None
+    batch_size: int = 64
+    device: str = "auto"
+
+
+@dataclass
+class EvaluateConfig:
+    model: str = MISSING
+    shards: str | None = None
+    world: str | None = None
+    split: str = "test"
+    n: int = 4
+    seed: int = 0
+    guidance_scale: float | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    fidelity: float | None = None
+    out: str | None = None
+    device: str = "auto"
+
+
+@dataclass
+class DrawConfig:
+    out: str = MISSING
+    n: int = 20_000
+    seed: int = 0
+    image_size: int = 32
+    captions: bool = False
+
+
+@dataclass
+class ExportConfig:
+    name: str = "run"
+    run: str = "outputs/${name}"
+    out: str = "${run}/model"
+    clip: Clip = field(default_factory=Clip)
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+@dataclass
+class VerifyConfig:
+    shards: str = MISSING
+    images: str | None = None
+
+
+@dataclass
+class ReportConfig:
+    run: str = MISSING
+
+
+SCHEMAS = {
+    "run_schema": Config,
+    "sample_schema": SampleConfig,
+    "evaluate_schema": EvaluateConfig,
+    "draw_schema": DrawConfig,
+    "export_schema": ExportConfig,
+    "verify_schema": VerifyConfig,
+    "report_schema": ReportConfig,
+}
+STAGES = ("vqgan", "transformer", "clip")
+
+
+def register() -> None:
+    """Make the schemas and the resolvers known to Hydra; may be called more than once."""
+    store = ConfigStore.instance()
+    for name, schema in SCHEMAS.items():
+        store.store(name=name, node=schema)
+    OmegaConf.register_new_resolver("package_dir", _package_dir, replace=True)
+
+
+def _package_dir(package: str) -> str:
+    from importlib.resources import files
+
+    return str(files(package))
+
+
+def check(cfg: Config) -> None:
+    """Invariants across groups that no type can hold; a UserError names the keys and the mend."""
+    t, m = cfg.tokenizer, cfg.transformer
+    if t.image_size and t.downsample and t.image_size % t.downsample:
+        raise UserError(
+            f"tokenizer.image_size={t.image_size} is not divisible by tokenizer.downsample={t.downsample}; "
+            f"take {t.image_size // t.downsample * t.downsample or t.downsample}"
+        )
+    if t.channel_multipliers and t.downsample and 2 ** (len(t.channel_multipliers) - 1) != t.downsample:
+        raise UserError(
+            f"tokenizer.channel_multipliers={list(t.channel_multipliers)} downsample by "
+            f"{2 ** (len(t.channel_multipliers) - 1)}, but tokenizer.downsample={t.downsample}; give "
+            f"{t.downsample.bit_length()} multipliers for {t.downsample}"
+        )
+    if t.codebook_size and not 2 <= t.codebook_size <= 65_536:
+        raise UserError(f"tokenizer.codebook_size={t.codebook_size}; tokens are stored as uint16, take 2 to 65536")
+    if t.channels and t.channels % 32:
+        raise UserError(f"tokenizer.channels={t.channels}; taming's blocks are made for multiples of 32")
+    if m.width and m.heads and (m.width % m.heads or (m.width // m.heads) % 4):
+        raise UserError(
+            f"transformer.width={m.width} over transformer.heads={m.heads} gives no head size that is a multiple of 4; "
+            f"take heads={max(1, m.width // 64)}"
+        )
+    for key, value, low, high in (
+        ("transformer.cond_drop_prob", m.cond_drop_prob, 0.0, 1.0),
+        ("transformer.train.min_level", m.train.min_level, 0.0, 1.0),
+        ("sampling.fidelity", cfg.sampling.fidelity, 0.0, 1.0),
+        ("sampling.top_p", cfg.sampling.top_p, 0.0, 1.0),
+    ):
+        if not low <= value <= high:
+            raise UserError(f"{key}={value} is out of range; take a value from {low:g} to {high:g}")
+    for key, value in (
+        ("tokenizer.train.steps", t.train.steps),
+        ("transformer.train.steps", m.train.steps),
+        ("tokenizer.train.batch_size", t.train.batch_size),
+        ("transformer.train.batch_size", m.train.batch_size),
+        ("encode.batch_size", cfg.encode.batch_size),
+        ("sampling.batch_size", cfg.sampling.batch_size),
+    ):
+        if value is not None and value < 1:
+            raise UserError(f"{key}={value}; take at least 1")
