@@ -11,7 +11,7 @@ from itertools import product
 
 import numpy as np
 
-SHAPES = ("circle", "square", "triangle", "cross", "ring", "star")
+SHAPES = ("circle", "square", "triangle", "cross", "ring", "diamond")
 COLOURS = {
     "red": (214, 39, 40),
     "orange": (255, 140, 0),
@@ -83,14 +83,16 @@ def held_out() -> frozenset[tuple[str, str, str]]:
 def scenes(n: int, seed: int, only: list[tuple[str, str, str]] | None = None) -> list[Scene]:
     """`n` random scenes; without `only`, from all combinations that are not held out."""
     rng = np.random.default_rng(seed)
-    choices = only or [c for c in combinations() if c not in held_out()]
+    unseen = held_out()
+    choices = only or [c for c in combinations() if c not in unseen]
     made = []
     for pick in rng.integers(len(choices), size=n):
         shape, colour, background = choices[pick]
         size = list(SIZES)[rng.integers(len(SIZES))]
         radius = rng.uniform(*SIZES[size])
         x, y = rng.uniform(radius + MARGIN, 1 - radius - MARGIN, size=2)
-        made.append(Scene(shape, colour, background, size, radius, x, y, rng.uniform(-MAX_ANGLE, MAX_ANGLE)))
+        angle = rng.uniform(-MAX_ANGLE, MAX_ANGLE)
+        made.append(Scene(shape, colour, background, size, float(radius), float(x), float(y), float(angle)))
     return made
 
 
@@ -119,19 +121,9 @@ def distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         return np.minimum(np.maximum(a - 0.95, b - 0.30), np.maximum(a - 0.30, b - 0.95))
     if shape == "triangle":  # its point is up; v grows downwards
         return np.maximum(v - 0.5, np.abs(u) * np.sqrt(3) / 2 - v / 2 - 0.5)
-    if shape == "star":
-        return _star(r, np.arctan2(u, -v))
+    if shape == "diamond":
+        return (np.abs(u) / 0.62 + np.abs(v) - 1) * 0.62 / np.hypot(0.62, 1)
     raise ValueError(f"shape is {shape!r}; choose one of {', '.join(SHAPES)}")
-
-
-def _star(r: np.ndarray, theta: np.ndarray, points: int = 5, inner: float = 0.42) -> np.ndarray:
-    half = np.pi / points
-    theta = np.abs((theta + half) % (2 * half) - half)  # fold to half a spike, its tip at angle 0
-    x, y = r * np.cos(theta), r * np.sin(theta)
-    notch = inner * np.cos(half), inner * np.sin(half)
-    edge = np.array([notch[0] - 1, notch[1]])
-    normal = np.array([edge[1], -edge[0]]) / np.hypot(*edge)
-    return (x - 1) * normal[0] + y * normal[1]
 
 
 def mask(scene: Scene, image_size: int) -> np.ndarray:

@@ -29,7 +29,7 @@ OFF = 50.0  # beyond it from every mix of background and foreground, a pixel bel
 OFF_SHARE = 0.25  # of what is not background, before the foreground has no single colour
 
 BORDER_SHARE = 0.6  # of the border that is background; uniform noise gives one colour under 0.06
-LEAST_SHARE = 0.01  # of the picture; the smallest star covers 0.04
+LEAST_SHARE = 0.01  # of the picture; the smallest shape covers 0.04
 TOUCHING = 0.5  # of the four neighbours; drawn shapes have 0.69 and more, speckles and scattered pixels up to 0.45
 STRAY_SHARE = (
     0.07  # outside the largest object; drawn up to 0.01, ragged 0.02 in 95 of 100, the least second object 0.11
@@ -39,10 +39,10 @@ OBJECT = 0.3  # alpha above it is object, for the flood fill
 RAMP = 0.2  # alpha below it counts as 0, above 1 - it as 1: noise and ripples vanish, areas stay
 EDGE_WIDTH = 3.1 / 32  # of the side; drawn 1.0 px of 32, noisy 1.6, blurred by 1 px 2.9; by 2 px from 3.3 in 95 of 100
 
-# Soft IoU: thin shapes lose more of it to a soft edge. Drawn pictures have 0.92 and more, blurred by 0.8 px 0.81 (star)
+# Soft IoU: thin shapes lose more of it to a soft edge. Drawn pictures have 0.92 and more, blurred by 0.8 px 0.81 (thin ones)
 # to 0.93 (circle) and more; bitten ones in 95 of 100 at most 0.53 (ring) to 0.74 (triangle), patched ones 0.76 to 0.81,
 # and 0.88 where a triangle fits best. Half of a triangle may be one.
-LEAST_OVERLAP = {"circle": 0.83, "square": 0.83, "triangle": 0.82, "cross": 0.80, "ring": 0.77, "star": 0.74}
+LEAST_OVERLAP = {"circle": 0.83, "square": 0.83, "triangle": 0.85, "cross": 0.80, "ring": 0.82, "diamond": 0.83}
 LEAST_LEAD = 0.03  # over the next shape; drawn pictures lead by 0.05 and more, half of the patched ones by under 0.02
 TURNING = frozenset(SHAPES) - {"circle", "ring"}
 ANGLES = np.linspace(-MAX_ANGLE, MAX_ANGLE, 7)

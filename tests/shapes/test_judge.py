@@ -198,7 +198,7 @@ def blurred(picture: np.ndarray, radius: float) -> np.ndarray:
 
 def blurry(rng: np.random.Generator, scene: Scene, image_size: int) -> np.ndarray:
     """Blurred by a sixteenth of the side and more (2 px at 32): an edge is then as wide as a small shape's radius,
-    corners are gone and small rings have lost their hole. At 1 px all shapes but the small star can be named."""
+    corners are gone and small rings have lost their hole. At 1 px all shapes can be named."""
     return blurred(draw(scene, image_size), rng.uniform(2.0, 3.0) * image_size / 32)
 
 

@@ -110,7 +110,7 @@ def test_prompts_are_balanced(kind):
 
 
 def test_score_of_right_and_wrong_answers():
-    unsized = Prompt("star", "star", "white", "black", None, "held_out")
+    unsized = Prompt("diamond", "diamond", "white", "black", None, "held_out")
     wrong_shape = Verdict("cross", "white", "black", "large", 0.3, 0.5, 0.3)
     metrics = score([ASKED, unsized], [[RIGHT, Verdict.NONE], [wrong_shape, wrong_shape]])
     expected = {
