@@ -1,0 +1,12 @@
+"""Text-to-image generators trained without captions (CLIP-GEN, arXiv 2203.00386)."""
+
+__version__ = "0.1.0"
+__all__ = ["ClipGen", "__version__"]
+
+
+def __getattr__(name: str):
+    if name == "ClipGen":  # torch and open_clip take seconds to import; `import clipgen` does not need them
+        from clipgen.pipeline import ClipGen
+
+        return ClipGen
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

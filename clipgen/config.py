@@ -291,3 +291,18 @@ def check(cfg: Config) -> None:
     ):
         if value is not None and value < 1:
             raise UserError(f"{key}={value}; take at least 1")
+
+
+def complete(cfg: Any) -> Config:
+    """The composed config with every interpolation resolved, still open to choices; a UserError names what is missing."""
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not isinstance(cfg, DictConfig):
+        return cfg
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as problem:
+        raise UserError(str(problem).splitlines()[0]) from problem
+    plain.pop("experiment", None)
+    return OmegaConf.merge(OmegaConf.structured(Config), plain)

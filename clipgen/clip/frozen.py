@@ -38,6 +38,10 @@ class ClipIdentity:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def describe(self) -> dict:
+        """For a manifest: plain JSON."""
+        return json.loads(json.dumps(asdict(self)))
+
     def fingerprint(self) -> str:
         """The same for the same weights and preprocessing, wherever the folder lies."""
         kept = {k: v for k, v in asdict(self).items() if k not in ("model", "pretrained")}

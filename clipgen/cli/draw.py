@@ -1,0 +1,43 @@
+"""`clipgen draw`: pictures of the demo world into a folder, and their captions when asked."""
+
+from pathlib import Path
+
+from clipgen.config import DrawConfig
+from clipgen.errors import UserError
+
+
+def main(cfg: DrawConfig) -> None:
+    draw_folder(Path(cfg.out), cfg.n, cfg.seed, cfg.image_size, cfg.captions)
+
+
+def draw_folder(out: Path, n: int, seed: int, image_size: int, captions: bool) -> None:
+    """PNGs in sub-folders of a thousand; `captions.tsv` beside them when asked. A finished folder is left as it is."""
+    from PIL import Image
+    from tqdm import tqdm
+
+    from clipgen.data.atomic import explained, replacing, write_json
+    from clipgen.shapes.draw import world
+
+    if n < 1 or image_size < 16:
+        raise UserError(f"n={n} image_size={image_size}; draw at least 1 picture of at least 16 px")
+    wanted = {"n": n, "seed": seed, "image_size": image_size, "captions": captions}
+    done = out / ".drawn.json"
+    if done.exists():
+        import json
+
+        if json.loads(done.read_text()) == wanted:
+            print(f"draw: {out} is done already, skipped")
+            return
+        raise UserError(f"out={out} holds other pictures ({done.read_text().strip()}); give another folder, or delete it")
+    lines = ["file\tcaption"]
+    with explained(out):
+        for i, (_, picture, text) in enumerate(tqdm(world(n, seed, image_size), total=n, desc="drawing", unit="img")):
+            path = out / f"{i // 1000:03d}" / f"{i:06d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(path, compress_level=1)
+            lines.append(f"{path.relative_to(out)}\t{text}")
+    if captions:
+        with replacing(out.with_name(out.name + ".tsv")) as path:
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_json(done, wanted)
+    print(f"draw: {n:,} pictures of {image_size} px in {out}" + (f", captions in {out}.tsv" if captions else ""))

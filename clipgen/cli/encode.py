@@ -1,0 +1,19 @@
+"""`clipgen encode`: image shards → latent shards."""
+
+from clipgen.config import Config, check
+
+
+def main(cfg: Config) -> None:
+    from clipgen.cli.run import use_threads
+    from clipgen.cli.stages import encode_latents, say
+    from clipgen.config import complete
+
+    cfg = complete(cfg)
+    check(cfg)
+    use_threads(cfg)
+    manifest = encode_latents(cfg, cfg.replace)
+    crops = manifest.facts["crops"]
+    say(
+        f"encode: {manifest.samples('train') + manifest.samples('val'):,} images ({crops} crop{'s' * (crops > 1)} each) "
+        f"are in {cfg.latents}; text mean from {manifest.facts['texts']:,} texts ({manifest.facts['texts_from']})"
+    )

@@ -1,0 +1,42 @@
+"""`clipgen evaluate`: a generator on the demo world's prompts, or its tokenizer on held-out images."""
+
+from pathlib import Path
+
+from clipgen.config import EvaluateConfig
+from clipgen.errors import UserError
+
+SETTINGS = ("guidance_scale", "temperature", "top_k", "top_p", "fidelity")
+
+
+def main(cfg: EvaluateConfig) -> float | None:
+    if cfg.world not in (None, "shapes"):
+        raise UserError(f"world={cfg.world} is unknown; the demo world is called shapes")
+    if cfg.world is None and cfg.shards is None:
+        raise UserError("give world=shapes to judge the generator, or shards=FOLDER to evaluate its tokenizer")
+    from clipgen.cli.machine import pick_device
+    from clipgen.data.atomic import write_json
+    from clipgen.evaluation.tokenizer import reconstruction
+    from clipgen.evaluation.world import judge_generator, yardsticks
+    from clipgen.pipeline import ClipGen
+    from clipgen.shapes import prompts
+
+    pipeline = ClipGen.from_pretrained(cfg.model, pick_device(cfg.device))
+    metrics = {}
+    if cfg.world:
+        sets = {"test": prompts.test_prompts, "development": prompts.development_prompts}
+        if cfg.split not in sets:
+            raise UserError(f"split={cfg.split} is unknown; take {' or '.join(sets)}")
+        sampling = {key: cfg[key] for key in SETTINGS}
+        metrics |= judge_generator(pipeline, sets[cfg.split](), cfg.n, cfg.seed, **sampling).metrics
+        metrics |= yardsticks(pipeline, cfg.n)
+    if cfg.shards:
+        from clipgen.data.module import ImageData
+
+        data = ImageData(cfg.shards, pipeline.vqgan.image_size, 100, 1, val_samples=5000)
+        data.setup("validate")
+        metrics |= reconstruction(pipeline.vqgan, data.val_dataloader())
+    for name, value in metrics.items():
+        print(f"{name:<28}{value:.4f}")
+    if cfg.out:
+        write_json(Path(cfg.out), metrics)
+    return metrics.get("judge.all", metrics.get("vqgan.psnr"))

@@ -1,0 +1,127 @@
+"""`clipgen VERB …`: one console script; each verb is a module of this package, imported when it is asked for."""
+
+import difflib
+import errno
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+
+VERBS = {
+    "run": "the whole way from a folder of images to a generator",
+    "prep": "folder → image shards",
+    "draw": "the demo world's pictures into a folder",
+    "train": "one stage: vqgan, transformer, or clip",
+    "encode": "image shards → latent shards",
+    "verify": "re-read shards against their manifest",
+    "sample": "prompts → images",
+    "evaluate": "a generator judged on the demo world's prompts, or a tokenizer on held-out images",
+    "export": "a self-contained model folder of a run",
+    "report": "one page for a run",
+}
+HELP = ("-h", "--help", "help")
+
+
+def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in HELP:
+        print(usage())
+        raise SystemExit(0 if argv else 2)
+    if argv[0] in ("-V", "--version"):
+        from clipgen import __version__
+
+        print(f"clipgen {__version__}")
+        raise SystemExit(0)
+    verb, rest = argv[0], argv[1:]
+    if verb not in VERBS:
+        fail(f"clipgen {verb}: there is no such command{_near(verb, VERBS)}; `clipgen --help` lists them")
+    with reported():
+        _launch(verb, rest)
+
+
+def usage() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {does}" for verb, does in VERBS.items()]
+    return (
+        "clipgen: text-to-image generators from images without captions\n\n"
+        "  clipgen run images=FOLDER name=NAME\n"
+        '  clipgen sample model=outputs/NAME/model "a red bird"\n\n'
+        + "\n".join(lines)
+        + "\n\n`clipgen VERB --help` says what a command takes; settings are Hydra overrides (key=value).\n"
+    )
+
+
+def _launch(verb: str, rest: list[str]) -> None:
+    from importlib import import_module
+
+    import hydra
+
+    from clipgen.config import register
+
+    register()
+    command: Callable = import_module(f"clipgen.cli.{verb}").main
+    if verb == "sample":
+        from clipgen.cli.words import split_words
+
+        rest, prompts = split_words(rest)
+        command = partial(command, prompts=prompts)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `reported` instead of being printed by Hydra
+    program, sys.argv = sys.argv[0], [f"clipgen {verb}", *rest]
+
+    def task(cfg):
+        return command(cfg)
+
+    try:
+        hydra.main(version_base="1.3", config_path="pkg://clipgen.conf", config_name=verb)(task)()
+    finally:
+        sys.argv = [program, verb, *rest]
+
+
+class reported:  # noqa: N801 — reads as a word in `with reported():`
+    """What a user can mend becomes one line and exit status 2, what was interrupted 130; a defect keeps its traceback."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, problem, trace) -> None:
+        if problem is None or isinstance(problem, SystemExit):
+            return
+        from clipgen.errors import UserError
+
+        if isinstance(problem, UserError):
+            fail(str(problem))
+        if isinstance(problem, KeyboardInterrupt) or kind.__name__ == "Interrupted":
+            what = str(problem) or "stopped"
+            print(f"\nclipgen: {what}; the same command again continues", file=sys.stderr)
+            raise SystemExit(130) from None
+        if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            fail(f"{problem.filename or 'the output'}: the disk is full; free some space and run the same command again")
+        if kind.__module__.startswith(("hydra.errors", "omegaconf.errors")) or "hydra" in kind.__module__:
+            fail(_config_line(problem))
+
+
+def _config_line(problem: BaseException) -> str:
+    """Hydra's message of several lines as one that says the key and the mend."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    cause = problem.__cause__
+    if cause is not None:
+        lines += [line.strip() for line in str(cause).splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("full_key", "object_type", "reference_type", "To append"))]
+    key = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key")), None)
+    text = " ".join(dict.fromkeys(kept))
+    where = f"{key}: " if key and key not in text else ""
+    return f"{where}{text}; `clipgen VERB --cfg job` prints every key"
+
+
+def _near(word: str, words) -> str:
+    near = difflib.get_close_matches(word, words, 1)
+    return f"; do you mean {near[0]}?" if near else ""
+
+
+def fail(line: str) -> None:
+    print(f"clipgen: error: {' '.join(line.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""`clipgen run`: folder of images → generator, by the stages in turn; what is done is skipped, what changed is redone."""
+
+import time
+from pathlib import Path
+
+from clipgen.config import Config, check
+from clipgen.errors import UserError
+
+
+def main(cfg: Config) -> None:
+    from clipgen.config import complete
+
+    began = time.perf_counter()
+    cfg = complete(cfg)
+    if not cfg.images:
+        raise UserError("images is not set; type images=FOLDER, the folder that holds your images")
+    check(cfg)
+
+    from clipgen.cli import stages
+    from clipgen.cli.machine import describe, pick_device
+    from clipgen.cli.prep import summary
+    from clipgen.cli.results import evaluate_run, tell
+    from clipgen.data.atomic import write_json
+    from clipgen.evaluation.report import write_report
+
+    use_threads(cfg)
+    out = Path(cfg.out)
+    device = pick_device(cfg.trainer.device)
+    seconds: dict[str, float] = load_seconds(out)
+
+    def timed(stage: str, began: float) -> None:
+        took = time.perf_counter() - began
+        if took > 1.0 or stage not in seconds:  # a skipped stage keeps the time it took
+            seconds[stage] = took
+
+    stages.say(f"run: {cfg.images} → {out}, on {describe(device)['device']}")
+    start = time.perf_counter()
+    choose_size(cfg, device.type == "cuda")
+    cfg.prep.size = cfg.prep.size or cfg.tokenizer.image_size
+    check(cfg)
+    images = stages.prep(cfg, replace=changed_prep(cfg))
+    timed("prep", start)
+    stages.say(summary(images, cfg.shards))
+    fill_from_shards(cfg, cfg.shards, "images")
+    check(cfg)
+    save_config(cfg, out)
+    write_json(out / "run.json", describe(device))
+
+    record = stages.train_vqgan(cfg, out / "vqgan")
+    seconds["vqgan"] = record.seconds
+    start = time.perf_counter()
+    stages.encode_latents(cfg, replace=True)
+    timed("encode", start)
+    record = stages.train_transformer(cfg, out / "transformer")
+    seconds["transformer"] = record.seconds
+    start = time.perf_counter()
+    from data_prep.encode import STATISTICS
+
+    pipeline = stages.export(
+        cfg,
+        stages.tokenizer_path(cfg),
+        stages.transformer_checkpoint(out / "transformer"),
+        Path(cfg.latents) / STATISTICS,
+        out / "model",
+    )
+    pipeline = type(pipeline).from_pretrained(out / "model", device)
+    metrics = evaluate_run(cfg, pipeline, out)
+    timed("evaluate", start)
+    seconds["total"] = sum(value for stage, value in seconds.items() if stage != "total")
+    metrics |= {f"seconds.{stage}": round(value, 1) for stage, value in seconds.items()}
+    write_json(out / "metrics.json", metrics)
+    write_report(out)
+    tell(cfg, metrics, out, time.perf_counter() - began)
+
+
+def use_threads(cfg: Config) -> None:
+    import torch
+
+    from clipgen.cli.machine import cores
+
+    torch.set_num_threads(cfg.trainer.threads or cores())
+    torch.set_float32_matmul_precision("high")
+
+
+def choose_size(cfg: Config, gpu: bool) -> None:
+    from clipgen.defaults import choose_image_size
+    from data_prep.sizes import typical_side
+
+    if cfg.tokenizer.image_size is None and cfg.prep.size is None:
+        print_choices(choose_image_size(cfg, typical_side(cfg.images), gpu))
+    else:
+        choose_image_size(cfg, 0, gpu)
+
+
+def fill_from_shards(cfg: Config, folder: str, kind: str) -> None:
+    """Choose what was left open, from the shards at hand and the machine, and print each choice."""
+    from clipgen.cli.machine import cores, pick_device
+    from clipgen.data.manifest import Manifest
+    from clipgen.defaults import Facts, choose
+
+    manifest = Manifest.load(folder, kind)
+    side = manifest.made_by.get("encode", {}).get("image_size") or manifest.facts.get("shortest_side")
+    if cfg.tokenizer.image_size is None:
+        cfg.tokenizer.image_size = side
+    gpu = pick_device(cfg.trainer.device).type == "cuda"
+    print_choices(choose(cfg, Facts(manifest.samples("train"), side, gpu, cores())))
+
+
+def print_choices(choices) -> None:
+    for choice in choices:
+        print(f"  {choice.key}={_plain(choice.value)}  ({choice.reason})", flush=True)
+
+
+def _plain(value) -> str:
+    return str(list(value)).replace(" ", "") if isinstance(value, list | tuple) else str(value)
+
+
+def changed_prep(cfg: Config) -> bool:
+    """A run owns its shards, and makes them again when their settings change; shards from elsewhere it never touches."""
+    return Path(cfg.shards).resolve().is_relative_to(Path(cfg.out).resolve())
+
+
+def save_config(cfg: Config, out: Path) -> None:
+    from omegaconf import OmegaConf
+
+    from clipgen.data.atomic import replacing
+
+    with replacing(out / "config.yaml") as path:
+        path.write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+
+
+def load_seconds(out: Path) -> dict[str, float]:
+    import json
+
+    try:
+        metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {key.removeprefix("seconds."): value for key, value in metrics.items() if key.startswith("seconds.")}
+
+

@@ -1,0 +1,101 @@
+"""`clipgen sample`: prompts → numbered PNGs, a labelled grid, and samples.jsonl."""
+
+import json
+import time
+from pathlib import Path
+
+from clipgen.config import SampleConfig
+from clipgen.errors import UserError
+
+SETTINGS = ("guidance_scale", "temperature", "top_k", "top_p", "fidelity", "batch_size")
+
+
+def main(cfg: SampleConfig, prompts: list[str]) -> None:
+    texts = [*prompts, *read_prompts(cfg.prompts)]
+    if cfg.n < 1:
+        raise UserError(f"n={cfg.n}; take at least 1")
+    if not texts and not cfg.image:
+        raise UserError('there is no prompt; type one in quotes, such as "a red bird", or give prompts=FILE or image=FILE')
+    if texts and cfg.image:
+        raise UserError(f"image={cfg.image} and prompts were both given; sample from one of them at a time")
+    for text in texts:
+        if not text.strip():
+            raise UserError('a prompt is empty (""); say what the image shows')
+    if not (Path(cfg.model) / "config.json").is_file():
+        raise UserError(f"model={cfg.model} is no model folder; give one that a run made, such as outputs/NAME/model")
+
+    from tqdm import tqdm
+
+    from clipgen.cli.machine import pick_device
+    from clipgen.data.atomic import replacing
+    from clipgen.picture import image_grid
+    from clipgen.pipeline import ClipGen
+
+    pipeline = ClipGen.from_pretrained(cfg.model, pick_device(cfg.device))
+    sampling = {key: cfg[key] for key in SETTINGS}
+    began = time.perf_counter()
+    if cfg.image:
+        images = pipeline.vary(open_image(cfg.image), cfg.n, cfg.seed, **sampling)
+        labels, scores = [f"like {Path(cfg.image).name}"], [None] * cfg.n
+    else:
+        with tqdm(total=cfg.n * len(texts), desc="generating", unit="img") as bar:
+            images = pipeline.generate(texts, cfg.n, cfg.seed, bar.update, **sampling)
+        labels, scores = texts, pipeline.scores(images, [text for text in texts for _ in range(cfg.n)])
+    seconds = time.perf_counter() - began
+    out = Path(cfg.out)
+    used = pipeline.sampling | {key: value for key, value in sampling.items() if value is not None}
+    if cfg.image and cfg.fidelity is None:
+        used["fidelity"] = 1.0
+    lines = []
+    for i, (image, score) in enumerate(zip(images, scores, strict=True)):
+        name = f"{i:05d}.png"
+        with replacing(out / name) as path:
+            image.save(path, format="PNG")
+        line = {"file": name, "prompt": None if cfg.image else labels[i // cfg.n], "image": cfg.image}
+        line |= {"number": i % cfg.n, "seed": cfg.seed, "settings": used, "model": cfg.model, "clip_score": score}
+        lines.append(line | {"clip_score_by": "the conditioning CLIP"})
+    with replacing(out / "samples.jsonl") as path:
+        path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    with replacing(out / "grid.png") as path:
+        columns = min(cfg.n, 8)
+        rows = -(-cfg.n // columns)
+        headings = [label if row == 0 else "" for label in labels for row in range(rows)]
+        image_grid(_filled(images, cfg.n, rows * columns), columns, headings).save(path, format="PNG")
+    mean = "" if cfg.image else f", mean CLIP score {sum(scores) / len(scores):.3f} (the conditioning CLIP's own)"
+    print(f"sample: {len(images)} images in {out} ({len(images) / seconds:.1f} images/s{mean}); look at {out}/grid.png")
+
+
+def _filled(images: list, n: int, wide: int) -> list:
+    """Each prompt's images padded with white to whole rows."""
+    from PIL import Image
+
+    white = Image.new("RGB", images[0].size, "white")
+    return [
+        image
+        for start in range(0, len(images), n)
+        for image in [*images[start : start + n], *[white] * (wide - n)]
+    ]
+
+
+def read_prompts(path: str | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UserError(f"prompts={path} cannot be read ({problem}); give a UTF-8 file with one prompt a line") from problem
+    texts = [line for line in lines if line]
+    if not texts:
+        raise UserError(f"prompts={path} has no prompt in it; write one a line")
+    return texts
+
+
+def open_image(path: str):
+    from PIL import Image, UnidentifiedImageError
+
+    from data_prep.decode import SetAside, decode
+
+    try:
+        return decode(Path(path).read_bytes(), Image.MAX_IMAGE_PIXELS)
+    except (OSError, UnidentifiedImageError, SetAside) as problem:
+        raise UserError(f"image={path} cannot be read as an image ({problem}); give another file") from problem

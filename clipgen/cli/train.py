@@ -1,0 +1,52 @@
+"""`clipgen train stage=…`: one stage, into the run's folder, or into a folder per job with `-m`."""
+
+from pathlib import Path
+
+from clipgen.config import STAGES, Config, check
+from clipgen.errors import UserError
+
+
+def main(cfg: Config) -> float | None:
+    from clipgen.config import complete
+
+    cfg = complete(cfg)
+    if cfg.stage not in STAGES:
+        raise UserError(f"stage={cfg.stage} is no stage; take one of {', '.join(STAGES)}")
+    check(cfg)
+    from clipgen.cli.run import fill_from_shards, use_threads
+    from clipgen.cli.stages import say, train_clip, train_transformer, train_vqgan
+
+    use_threads(cfg)
+    if cfg.stage == "transformer":
+        fill_from_shards(cfg, cfg.latents, "latents")
+    else:
+        fill_from_shards(cfg, cfg.shards, "images")
+    check(cfg)
+    stage = {"vqgan": train_vqgan, "transformer": train_transformer, "clip": train_clip}[cfg.stage]
+    folder = job_folder(cfg) / cfg.stage
+    record = stage(cfg, folder)
+    score = best_score(folder)
+    shown = "" if score is None else f", val/loss {score:.4f}"
+    say(f"{cfg.stage}: done in {record.seconds:.0f} s{shown}; it is in {folder}")
+    return score
+
+
+def job_folder(cfg: Config) -> Path:
+    """`out`, or in a sweep the job's own folder: sweeps share the run's data and never its models."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    return Path(hydra.runtime.output_dir) if hydra.mode == RunMode.MULTIRUN else Path(cfg.out)
+
+
+def best_score(folder: Path) -> float | None:
+    """The least val/loss in metrics.csv."""
+    import csv
+
+    path = folder / "metrics.csv"
+    if not path.exists():
+        return None
+    with open(path, newline="") as file:
+        losses = [float(row["val/loss"]) for row in csv.DictReader(file) if row.get("val/loss")]
+    return min(losses, default=None)

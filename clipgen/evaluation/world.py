@@ -1,0 +1,79 @@
+"""A generator of the demo world, judged by what its pictures show; no CLIP takes part in the verdict."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from clipgen.clip.frozen import FrozenClip
+from clipgen.data.transforms import to_model_range
+from clipgen.evaluation.tokenizer import reconstruct
+from clipgen.pipeline import ClipGen
+from clipgen.shapes.draw import SIZES, Scene, combinations, draw, scenes
+from clipgen.shapes.judge import judge_many
+from clipgen.shapes.prompts import Prompt, ceiling, chance, score
+
+FRESH = 20_260_722  # seed of pictures that neither the generator nor its CLIP was shown
+
+
+@dataclass(frozen=True)
+class Judged:
+    metrics: dict[str, float]
+    images: list[Image.Image]  # n for each prompt, in order
+
+
+def judge_generator(pipeline: ClipGen, prompts: Sequence[Prompt], n: int, seed: int, **sampling) -> Judged:
+    """`n` pictures for each prompt, without any selection, and the judge's figures on them."""
+    texts = [prompt.text for prompt in prompts]
+    with tqdm(total=n * len(texts), desc="generating from text", unit="img") as bar:
+        images = pipeline.generate(texts, n, seed, bar.update, **sampling)
+    verdicts = judge_many(np.asarray(image) for image in images)
+    return Judged(score(prompts, [verdicts[i * n : (i + 1) * n] for i in range(len(texts))]), images)
+
+
+def yardsticks(pipeline: ClipGen, n: int, count: int = 500) -> dict[str, float]:
+    """What the generator's figures are to be read against.
+
+    Chance; the ceiling, which is the judge's figures on reconstructions of fresh pictures; and the spread of place and
+    size over `n` drawn pictures of the same thing.
+    """
+    drawn = scenes(count, FRESH)
+    size = pipeline.vqgan.image_size
+    pixels = torch.from_numpy(np.stack([draw(scene, size) for scene in drawn]))
+    made = torch.cat([reconstruct(pipeline.vqgan, part)[1] for part in pixels.split(100)])
+    metrics = ceiling(drawn, judge_many(made.numpy()))
+    metrics |= {f"judge.chance.{name}": value for name, value in chance().items()}
+    for name in ("x", "y", "radius"):
+        groups = np.array([getattr(scene, name) for scene in drawn[: count // n * n]]).reshape(-1, n)
+        metrics[f"spread.training.{name}"] = float(groups.std(1).mean())
+    return metrics
+
+
+def zero_shot(clip: FrozenClip, image_size: int, count: int = 1000) -> dict[str, float]:
+    """How well the CLIP itself tells fresh pictures apart, per attribute, among captions of all combinations."""
+    every = combinations()
+    text_NE = clip.encode_text([f"a {colour} {shape} on a {ground} background" for shape, colour, ground in every])
+    drawn = scenes(count, FRESH + 1)
+    image_BE = _embed(clip, drawn, image_size)
+    chosen = [every[i] for i in (image_BE @ text_NE.T).argmax(1).tolist()]
+    names = ("shape", "foreground", "background")
+    metrics = {
+        f"clip.zero_shot.{name}": float(np.mean([got[i] == scene.combination[i] for got, scene in zip(chosen, drawn)]))
+        for i, name in enumerate(names)
+    }
+    texts = [f"a {size} {s.colour} {s.shape} on a {s.background} background" for s in drawn for size in SIZES]
+    text_BSE = clip.encode_text(texts).view(count, len(SIZES), -1)
+    sizes = (image_BE[:, None] * text_BSE).sum(-1).argmax(1).tolist()
+    metrics["clip.zero_shot.size"] = float(np.mean([list(SIZES)[i] == s.size for i, s in zip(sizes, drawn)]))
+    own_BE = text_BSE[torch.arange(count), [list(SIZES).index(scene.size) for scene in drawn]]
+    metrics["clip.gap"] = float((image_BE.mean(0) - own_BE.mean(0)).norm())
+    return metrics
+
+
+def _embed(clip: FrozenClip, drawn: Sequence[Scene], image_size: int) -> torch.Tensor:
+    pixels = torch.from_numpy(np.stack([draw(scene, image_size) for scene in drawn]))
+    parts = to_model_range(pixels.to(clip.mean_C11.device)).split(250)
+    return torch.cat([clip.encode_image(part) for part in parts])

@@ -1,0 +1,217 @@
+"""Text → image: the object a user holds.
+
+B images, E embedding size, h w token grid
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clipgen.checkpoint import load_weights, save_weights
+from clipgen.clip.frozen import LOCAL_DIR, FrozenClip, load_clip
+from clipgen.data.atomic import replacing, write_json
+from clipgen.data.transforms import center_crop_resize, to_model_range, to_uint8
+from clipgen.errors import UserError
+from clipgen.tokenizer.vqgan import VQGAN
+from clipgen.transformer.condition import centre
+from clipgen.transformer.model import Transformer
+from clipgen.transformer.sampling import generate
+
+FORMAT = 1
+MEANS = ("image_mean", "text_mean")
+
+
+class ClipGen:
+    """A trained generator: CLIP, Transformer and VQGAN decoder, with the means that bridge text and image.
+
+    `ClipGen.from_pretrained(folder).generate(["a red circle"], n=4, guidance_scale=3.0, seed=0)` gives PIL images.
+    """
+
+    def __init__(
+        self,
+        vqgan: VQGAN,
+        transformer: Transformer,
+        clip: FrozenClip,
+        statistics: dict[str, Tensor],
+        sampling: dict[str, Any],
+        settings: dict[str, Any],
+        device: str | torch.device = "cpu",
+    ):
+        self.device = torch.device(device)
+        self.vqgan = vqgan.eval().to(self.device, memory_format=torch.channels_last)
+        self.transformer = transformer.eval().to(self.device)
+        self.clip = clip.to(self.device)
+        self.statistics = {name: tensor.to(self.device) for name, tensor in statistics.items()}
+        self.sampling = sampling
+        self.settings = settings
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> "ClipGen":
+        """Load what `clipgen run` or `clipgen export` wrote. UserError when a part is missing or does not fit."""
+        folder = Path(folder)
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            settings, wanted = config["settings"], config["clip"]
+        except FileNotFoundError as problem:
+            raise UserError(
+                f"model={folder} has no config.json; give the model folder of a run, such as outputs/NAME/model"
+            ) from problem
+        except (ValueError, KeyError, TypeError) as problem:
+            raise UserError(f"{folder / 'config.json'} is not readable ({problem}); export the model again") from problem
+        model = f"{LOCAL_DIR}{folder / 'clip'}" if wanted["folder"] else wanted["model"]
+        clip = load_clip(model, wanted["pretrained"])
+        if clip.identity.fingerprint() != wanted["fingerprint"]:
+            raise UserError(
+                f"model={folder} was trained with CLIP {wanted['fingerprint'][:8]}… but {model} is "
+                f"{clip.identity.fingerprint()[:8]}…; export it again, or bring the weights of then"
+            )
+        vqgan, transformer = VQGAN(**settings["tokenizer"]), Transformer(**settings["transformer"])
+        for network, name in ((vqgan, "tokenizer"), (transformer, "transformer")):
+            path = folder / f"{name}.safetensors"
+            try:
+                network.load_state_dict(load_weights(path))
+            except RuntimeError as problem:
+                raise UserError(f"{path} does not fit {folder / 'config.json'}; export the model again") from problem
+        statistics = load_weights(folder / "statistics.safetensors")
+        return cls(vqgan, transformer, clip, statistics, config["sampling"], settings, device)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, safetensors, a model card, and the CLIP where it came from a local folder. No pickle."""
+        folder = Path(folder)
+        identity = self.clip.identity
+        local = identity.model.startswith(LOCAL_DIR)
+        if local:
+            self._copy_clip(Path(identity.model.removeprefix(LOCAL_DIR)), folder / "clip")
+        save_weights(self.vqgan.state_dict(), folder / "tokenizer.safetensors")
+        save_weights(self.transformer.state_dict(), folder / "transformer.safetensors")
+        save_weights(self.statistics, folder / "statistics.safetensors")
+        clip = {
+            "folder": local,
+            "model": None if local else identity.model,
+            "pretrained": identity.pretrained,
+            "sha256": identity.sha256,
+            "fingerprint": identity.fingerprint(),
+        }
+        with replacing(folder / "README.md") as path:
+            path.write_text(self.card(), encoding="utf-8")
+        config = {"format": FORMAT, "settings": self.settings, "sampling": self.sampling, "clip": clip}
+        write_json(folder / "config.json", config)
+
+    @staticmethod
+    def _copy_clip(source: Path, target: Path) -> None:
+        if source.resolve() == target.resolve():
+            return
+        for file in sorted(source.iterdir()):
+            if file.is_file() and file.suffix in (".json", ".safetensors", ".txt", ".model"):
+                with replacing(target / file.name) as path:
+                    shutil.copyfile(file, path)
+
+    def card(self) -> str:
+        size, downsample = self.vqgan.image_size, self.vqgan.downsample
+        parameters = sum(p.numel() for p in self.transformer.parameters()) / 1e6
+        return (
+            "---\nlibrary_name: clipgen\npipeline_tag: text-to-image\n---\n"
+            f"# A text-to-image generator trained without captions\n\n"
+            f"Made with clipgen (CLIP-GEN, arXiv 2203.00386): a VQGAN ({size} px, downsampling {downsample}, "
+            f"{self.transformer.codebook_size} codes) and a Transformer of {parameters:.1f} M parameters that was "
+            f"trained on CLIP image embeddings and is asked with text embeddings.\n\n"
+            "```python\nfrom clipgen import ClipGen\n\n"
+            'images = ClipGen.from_pretrained("THIS_FOLDER").generate(["…"], n=4, seed=0)\n```\n\n'
+            "It knows what the images it was trained on show, and the words its CLIP knows. It does not count well, "
+            "and it does not tell which of two objects has which property.\n\n"
+            f"CLIP: `{self.clip.identity.sha256[:16]}…`. Sampling defaults: `{json.dumps(self.sampling)}`.\n"
+        )
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        n: int = 4,
+        seed: int = 0,
+        on_batch: Callable[[int], None] | None = None,
+        **sampling: float | int | None,
+    ) -> list[Image.Image]:
+        """`n` images for each prompt, in order: all of the first prompt, then all of the second.
+
+        `sampling` overrides the model's own guidance_scale, temperature, top_k, top_p, fidelity (the cosine at which
+        the Transformer is asked, 0 to 1) and batch_size. An image depends on its prompt, its number, the seed and the
+        settings, and on no other image. Raises UserError for an empty prompt or a setting out of range.
+        """
+        if isinstance(prompts, str):
+            raise UserError(f"prompts is the text {prompts!r}; give a list of texts")
+        for number, prompt in enumerate(prompts):
+            if not prompt.strip():
+                raise UserError(f"prompt {number + 1} is empty; say what the image shows")
+        condition_PE = centre(self.clip.encode_text(prompts), self.statistics["text_mean"])
+        seeds = [image_seed(prompt, seed, i) for prompt in prompts for i in range(n)]
+        return self.from_conditions(condition_PE.repeat_interleave(n, 0), seeds, on_batch, **sampling)
+
+    def vary(self, image: Image.Image, n: int = 4, seed: int = 0, **sampling: float | int | None) -> list[Image.Image]:
+        """`n` images like a given one: its own CLIP embedding is the condition, by default at fidelity 1."""
+        pixels = center_crop_resize(image.convert("RGB"), self.vqgan.image_size)
+        image_BCHW = to_model_range(torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8).view(
+            1, self.vqgan.image_size, self.vqgan.image_size, 3
+        ).to(self.device))  # fmt: skip
+        condition_BE = centre(self.clip.encode_image(image_BCHW), self.statistics["image_mean"])
+        sampling = {**sampling, "fidelity": 1.0 if sampling.get("fidelity") is None else sampling["fidelity"]}
+        seeds = [image_seed("", seed, i) for i in range(n)]
+        return self.from_conditions(condition_BE.expand(n, -1), seeds, **sampling)
+
+    @torch.no_grad()
+    def from_conditions(
+        self,
+        condition_BE: Tensor,
+        seeds: Sequence[int],
+        on_batch: Callable[[int], None] | None = None,
+        **sampling: float | int | None,
+    ) -> list[Image.Image]:
+        """One image for each centred unit condition; `on_batch(k)` is told when k more are done."""
+        options = self._options(sampling)
+        size, fidelity = options.pop("batch_size"), options.pop("fidelity")
+        images: list[Image.Image] = []
+        for start in range(0, len(seeds), size):
+            part_BE = condition_BE[start : start + size].to(self.device)
+            level_B = torch.full((len(part_BE),), fidelity, device=self.device)
+            tokens_Bhw = generate(self.transformer, part_BE, level_B, seeds[start : start + size], **options)
+            pixels_BHWC = to_uint8(self.vqgan.decode(tokens_Bhw)).cpu().numpy()
+            images += [Image.fromarray(pixels) for pixels in pixels_BHWC]
+            if on_batch:
+                on_batch(len(part_BE))
+        return images
+
+    def _options(self, overrides: dict[str, Any]) -> dict[str, Any]:
+        if unknown := set(overrides) - set(self.sampling):
+            raise UserError(f"unknown setting {sorted(unknown)[0]}; choose from {', '.join(sorted(self.sampling))}")
+        options = {**self.sampling, **{key: value for key, value in overrides.items() if value is not None}}
+        for key, low, high in (
+            ("fidelity", 0, 1), ("top_p", 0, 1), ("temperature", 0, 100), ("guidance_scale", 0, 100),
+            ("top_k", 0, self.transformer.codebook_size), ("batch_size", 1, 1 << 20),
+        ):  # fmt: skip
+            if not low <= options[key] <= high:
+                raise UserError(f"{key}={options[key]} is out of range; take a value from {low} to {high}")
+        return options
+
+    def scores(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
+        """Cosine of each image with its prompt, by the very CLIP that conditioned it: not an independent judge."""
+        text_BE = self.clip.encode_text(prompts)
+        found = []
+        for start in range(0, len(images), 256):
+            image_BE = self.clip.encode_image(self._tensor(images[start : start + 256]))
+            found += (image_BE * text_BE[start : start + 256]).sum(-1).tolist()
+        return found
+
+    def _tensor(self, images: Sequence[Image.Image]) -> Tensor:
+        import numpy as np
+
+        return to_model_range(torch.from_numpy(np.stack([np.asarray(image) for image in images])).to(self.device))
+
+
+def image_seed(prompt: str, seed: int, number: int) -> int:
+    """A seed for one image, so that the same prompt, seed and number give it alone or among others."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {number} {prompt}".encode()).digest()[:7], "big")
