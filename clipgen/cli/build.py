@@ -11,11 +11,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from clipgen.callbacks.image_grid import ImageGrid
 from clipgen.callbacks.interrupt import SaveOnInterrupt
+from clipgen.callbacks.progress import Progress
 from clipgen.callbacks.throughput import Throughput
 from clipgen.checkpoint import read_checkpoint, submodule, weights_sha256
 from clipgen.cli.machine import pick_device, pick_precision
@@ -95,7 +96,7 @@ def make_trainer(
     best = ModelCheckpoint(folder, "best", monitor=monitor, mode="min", enable_version_counter=False)
     last = ModelCheckpoint(folder, "last", save_top_k=1, enable_version_counter=False)
     callbacks = [best, last] if monitor else [last]
-    callbacks += [Throughput(batch_size), TQDMProgressBar(refresh_rate=10), SaveOnInterrupt(folder / "last.ckpt")]
+    callbacks += [Throughput(batch_size), Progress(folder.name), SaveOnInterrupt(folder / "last.ckpt")]
     if draw is not None:
         callbacks.append(ImageGrid(folder / "grids", draw, cfg.grid_every))
     return pl.Trainer(

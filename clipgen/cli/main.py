@@ -19,6 +19,8 @@ VERBS = {
     "export": "a self-contained model folder of a run",
     "report": "one page for a run",
 }
+# Verbs whose settings stand apart: `model` is a folder for them and a config group for the others.
+TOOLS = ("sample", "evaluate", "draw", "verify", "report")
 HELP = ("-h", "--help", "help")
 
 
@@ -72,7 +74,8 @@ def _launch(verb: str, rest: list[str]) -> None:
         return command(cfg)
 
     try:
-        hydra.main(version_base="1.3", config_path="pkg://clipgen.conf", config_name=verb)(task)()
+        folder = "pkg://clipgen.conf.tools" if verb in TOOLS else "pkg://clipgen.conf"
+        hydra.main(version_base="1.3", config_path=folder, config_name=verb)(task)()
     finally:
         sys.argv = [program, verb, *rest]
 

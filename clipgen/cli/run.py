@@ -80,6 +80,19 @@ def use_threads(cfg: Config) -> None:
 
     torch.set_num_threads(cfg.trainer.threads or cores())
     torch.set_float32_matmul_precision("high")
+    quiet()
+
+
+def quiet() -> None:
+    """Lightning tells of hardware and tips, and warns of choices that are made on purpose here."""
+    import logging
+    import warnings
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning").setLevel(logging.ERROR)
+    for message in ("does not have many workers", "treespec, LeafSpec", "checkpoint directory", "Checkpoint directory", "log_every_n_steps"):
+        warnings.filterwarnings("ignore", message=f".*{message}.*")
+    warnings.filterwarnings("ignore", message=".*Converting a tensor with requires_grad.*")
 
 
 def choose_size(cfg: Config, gpu: bool) -> None:
