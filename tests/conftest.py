@@ -1,8 +1,11 @@
 """What tests of several parts use: the real data beside the checkout, and small real shards."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: no test touches the network
 
 import numpy as np
 import pytest
@@ -99,3 +102,58 @@ def latent_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("latents")
     write_latents(folder)
     return folder
+
+
+TINY_CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16},
+    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_architecture() -> dict:
+    """open_clip's model config of the smallest CLIP that takes every token of its tokenizer."""
+    return TINY_CLIP
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained CLIP of 32 px and 16 dimensions in open_clip's own folder format. Not to be changed."""
+    from clipgen.clip.module import ClipModule, save_open_clip
+
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    module = ClipModule(TINY_CLIP, steps=1)
+    save_open_clip(module, folder, ["a red circle", "a blue ring on white", "two black crosses"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_trainer() -> Callable:
+    """A quiet Trainer on the CPU, as the data modules want it: one "epoch" is the whole training."""
+    import pytorch_lightning as pl
+
+    def make(*callbacks, **settings) -> pl.Trainer:
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        fixed = {"max_epochs": 1, "accelerator": "cpu", "use_distributed_sampler": False, "num_sanity_val_steps": 0}
+        own = {"enable_checkpointing": False, "callbacks": list(callbacks)}
+        return pl.Trainer(**quiet | fixed | own | settings)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def save_at() -> Callable:
+    """A callback that saves `FOLDER/N.ckpt` after each batch N of `batches`, as a Ctrl-C would."""
+    import pytorch_lightning as pl
+
+    class SaveAt(pl.Callback):
+        def __init__(self, folder: Path, batches: set[int]):
+            self.folder, self.batches = folder, batches
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+            if module.batches in self.batches:
+                trainer.save_checkpoint(self.folder / f"{module.batches}.ckpt")
+
+    return SaveAt

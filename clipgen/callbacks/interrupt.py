@@ -33,7 +33,7 @@ class SaveOnInterrupt(pl.Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         if self.asked:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
             raise Interrupted(module.batches, module.steps)
 
     def teardown(self, trainer, module, stage) -> None:

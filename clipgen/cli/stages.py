@@ -243,7 +243,7 @@ def fit(
     began = time.perf_counter()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
-        trainer.save_checkpoint(last)
+        trainer.save_checkpoint(last, weights_only=False)
     finally:
         record.seconds += time.perf_counter() - began
         record.save()

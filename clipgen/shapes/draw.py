@@ -38,6 +38,18 @@ CAPTIONS = (
     "one {size} {shape} in {colour}, over {background}",
     "there is a {colour} {shape} on a {background} background, it is {size}",
     "the {shape} is {colour} and {size}, the background is {background}",
+    "the background is {background}, the {shape} is {size} and {colour}",
+    "{background} behind a {size} {colour} {shape}",
+    "on {background}, a {size} {colour} {shape}",
+    "over a {background} background there is a {size} {shape} in {colour}",
+    "a {shape} that is {colour} and {size}, with {background} all around it",
+    "it is a {size} {shape}, coloured {colour}, and the background is {background}",
+    "{size} {shape} of {colour}, {background} background",
+    "a {background} picture of a {size} {colour} {shape}",
+    "{background} all over, and on it a {size} {colour} {shape}",
+    "{background} around a {shape}, {size} and {colour}",
+    "the background is {background} and the {shape} on it is {colour} and {size}",
+    "this picture has a {background} background and a {size} {shape} that is {colour}",
 )
 UNSIZED_CAPTIONS = (
     "a {colour} {shape} on a {background} background",
@@ -47,6 +59,18 @@ UNSIZED_CAPTIONS = (
     "{background} background with a {colour} {shape}",
     "one {shape} in {colour}, over {background}",
     "the {shape} is {colour}, the background is {background}",
+    "the background is {background}, the {shape} is {colour}",
+    "{background} behind a {colour} {shape}",
+    "on {background}, a {colour} {shape}",
+    "over a {background} background there is a {shape} in {colour}",
+    "a {shape} that is {colour}, with {background} all around it",
+    "it is a {shape}, coloured {colour}, and the background is {background}",
+    "{shape} of {colour}, {background} background",
+    "a {background} picture of a {colour} {shape}",
+    "{background} all over, and on it a {colour} {shape}",
+    "{background} around a {shape}, {colour}",
+    "the background is {background} and the {shape} on it is {colour}",
+    "this picture has a {background} background and a {shape} that is {colour}",
 )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from clipgen.transformer.cache import KVCache
 from clipgen.transformer.condition import Conditioner
+from clipgen.transformer.norm import RMSNorm
 
 PLAIN_ATTENTION_UP_TO = 512  # on the CPU torch's fused kernel is slower than plain products below about this length
 
@@ -127,13 +128,6 @@ class Attention(nn.Module):
             k_BNSK, v_BNSK = cache.extend(layer, k_BNSK, v_BNSK)
         y_BNSK = attend(q_BNSK, k_BNSK, v_BNSK)
         return self.out(y_BNSK.transpose(1, 2).reshape(B, S, D))
-
-
-class RMSNorm(nn.RMSNorm):
-    """Its weight takes the input's type: torch has no fused kernel for a bf16 input and a float32 weight."""
-
-    def forward(self, x):
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 class SwiGLU(nn.Module):

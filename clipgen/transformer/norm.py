@@ -1,0 +1,44 @@
+"""RMSNorm (arXiv 1910.07467) with one pass forward and one backward on the CPU, where torch's is made of many.
+
+torch 2.15 takes 3.7 ms forward + backward for (32, 68, 192) bf16 on one core, this 0.9 ms (benchmarks/transformer.py).
+
+N rows, D width
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x²) + eps) · weight, in the type of x; over the last dimension."""
+
+    def __init__(self, width: int, eps: float = 1e-6):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu":
+            return _RMSNorm.apply(x, self.weight, self.eps)
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight_D, eps):
+        norm_1 = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        inverse_1 = (norm_1.square_().div_(x.shape[-1]) + eps).rsqrt_().to(x.dtype)
+        unit = x * inverse_1
+        ctx.save_for_backward(unit, weight_D, inverse_1)
+        return unit * weight_D.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        unit, weight_D, inverse_1 = ctx.saved_tensors
+        D = unit.shape[-1]
+        weight_D = weight_D.to(grad.dtype)
+        along_ND = (grad * unit).reshape(-1, D)
+        weight_grad_D = (torch.ones(1, len(along_ND), dtype=grad.dtype) @ along_ND)[0].float()
+        mean_1 = (along_ND @ weight_D[:, None]).view(inverse_1.shape) / -D
+        return torch.addcmul(grad * weight_D, unit, mean_1).mul_(inverse_1), weight_grad_D, None

@@ -1,0 +1,117 @@
+"""The console script, word for word but in this process, and one real run that the tests look at from all sides."""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from clipgen.cli.main import main
+from clipgen.shapes.draw import world
+
+QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # two OpenMP threads wait for each other on a busy machine
+
+TINY = (
+    "tokenizer=small_f4", "model=clipgen_tiny", "transformer.width=64", "transformer.depth=1", "transformer.heads=1",
+    "tokenizer.train.steps=6", "tokenizer.train.batch_size=8", "tokenizer.train.warmup=1",
+    "tokenizer.train.continuous_steps=2", "tokenizer.train.restart_every=2", "tokenizer.train.gan_start=0.5",
+    "transformer.train.steps=6", "transformer.train.batch_size=8", "transformer.train.warmup=1",
+    "trainer.threads=1", "trainer.device=cpu", "trainer.val_every=3", "trainer.grid_every=3", "prep.workers=1",
+    "clip.pretrained=null",
+)  # fmt: skip
+
+
+@dataclass
+class Outcome:
+    """How a command ended."""
+
+    status: int
+    said: str
+    error: str
+
+
+def in_this_process(*words: object) -> Outcome:
+    """`clipgen WORDS…`: a defect raises here, as it would give a traceback there."""
+    said, error, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(error):
+        try:
+            main([str(word) for word in words])
+        except SystemExit as end:
+            status = end.code or 0
+    return Outcome(status, said.getvalue(), error.getvalue())
+
+
+def in_its_own_process(*words: object, folder: Path | None = None) -> Outcome:
+    done = subprocess.run(
+        [sys.executable, "-m", "clipgen.cli.main", *map(str, words)],
+        capture_output=True, text=True, cwd=folder, env=os.environ | QUIET, timeout=300,
+    )  # fmt: skip
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def clipgen() -> Callable[..., Outcome]:
+    """A command in this process, as loading torch takes five seconds."""
+    return in_this_process
+
+
+@pytest.fixture(scope="session")
+def clipgen_process() -> Callable[..., Outcome]:
+    """A command as a person starts it."""
+    return in_its_own_process
+
+
+@pytest.fixture(scope="session")
+def one_line() -> Callable[[Outcome], str]:
+    """What a command that refused said: one line on stderr and no traceback."""
+
+    def line(outcome: Outcome) -> str:
+        assert outcome.status == 2, outcome
+        lines = [text for text in outcome.error.splitlines() if "clipgen: error:" in text]
+        assert len(lines) == 1 and outcome.error.strip().endswith(lines[0].strip()), outcome.error
+        assert "Traceback" not in outcome.error + outcome.said
+        return lines[0].partition("clipgen: error: ")[2]
+
+    return line
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_clip_folder) -> list[str]:
+    """Settings that make a stage take a second."""
+    return [*TINY, f"clip.model=local-dir:{tiny_clip_folder}"]
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """60 drawn pictures, a third of them in nested folders, among them a text file and half a JPEG. Not to be changed."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i, (_, pixels, _) in enumerate(world(60, 3, 32)):
+        path = folder / ("nested/deep" if i % 3 == 0 else "") / f"photo {i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    (folder / "notes.txt").write_text("no picture")
+    jpeg = io.BytesIO()
+    Image.fromarray(pixels).save(jpeg, "jpeg")
+    (folder / "nested" / "half.jpg").write_bytes(jpeg.getvalue()[: len(jpeg.getvalue()) // 2])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(pictures, tiny, tmp_path_factory) -> tuple[Path, Outcome]:
+    """`clipgen run` on the pictures, from nothing, in its own process: its folder and what it said. Not to be changed."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    prompts = "prompts=[a red circle,a blue ring on white]"
+    outcome = in_its_own_process("run", f"images={pictures}", f"out={folder}", prompts, *tiny)
+    assert outcome.status == 0, outcome.error
+    return folder, outcome
+
+
+@pytest.fixture(scope="session")
+def run_folder(finished) -> Path:
+    return finished[0]

@@ -1,0 +1,473 @@
+"""The whole way from a folder of images to a generator, once for real; then everything a user does with the result."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from clipgen.cli.stages import check_latents
+from clipgen.data.manifest import Manifest
+from clipgen.pipeline import ClipGen
+
+METRICS = {
+    "images.train", "images.val", "vqgan.psnr", "vqgan.usage", "vqgan.perplexity", "vqgan.gan_share",
+    "transformer.val_loss", "clip.score.conditioning", "nearest.rms", "nearest.rms_least",
+    "seconds.prep", "seconds.vqgan", "seconds.encode", "seconds.transformer", "seconds.evaluate", "seconds.total",
+}  # fmt: skip
+PROMPTS = "prompts=[a red circle,a blue ring on white]"
+
+
+def stamps(folder: Path, pattern: str) -> dict[str, int]:
+    """When the files of a folder were written."""
+    found = {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.glob(pattern)}
+    assert found, f"{folder} has no {pattern}"
+    return found
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def copy(run_folder, tmp_path) -> Path:
+    """The finished run, to be changed; its files keep their times."""
+    return Path(shutil.copytree(run_folder, tmp_path / "run"))
+
+
+@pytest.fixture
+def again(clipgen, pictures, tiny, copy):
+    """The command of the run again, on the copy, with other settings."""
+    return lambda *changes: clipgen("run", f"images={pictures}", f"out={copy}", PROMPTS, *tiny, *changes)
+
+
+# What comes out
+
+
+def test_a_run_leaves_what_the_design_says(run_folder):
+    names = {path.name for path in run_folder.iterdir()}
+    stages = {"shards", "latents", "vqgan", "transformer", "model"}
+    files = {"samples.png", "reconstructions.png", "nearest.png", "report.html", "metrics.json", "config.yaml", "run.json"}
+    assert names == stages | files
+    for stage in ("vqgan", "transformer"):
+        assert {"last.ckpt", "best.ckpt", "metrics.csv", "stage.json", "grids", "tensorboard"} == {
+            path.name for path in (run_folder / stage).iterdir()
+        }
+        assert {"000003.png", "000006.png", "latest.png"} == {path.name for path in (run_folder / stage / "grids").iterdir()}
+    assert not [path for path in run_folder.rglob(".*")], "something temporary was left"
+
+
+def test_the_metrics_are_flat_numbers_under_known_names(run_folder):
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    assert metrics.keys() == METRICS
+    assert all(isinstance(value, int | float) for value in metrics.values())
+    assert metrics["images.train"] + metrics["images.val"] == 60 and metrics["images.val"] >= 1
+    assert metrics["vqgan.gan_share"] == 0.5
+    parts = sum(metrics[f"seconds.{stage}"] for stage in ("prep", "vqgan", "encode", "transformer", "evaluate"))
+    assert metrics["seconds.total"] == pytest.approx(parts, abs=0.5)
+
+
+def test_what_was_set_aside_is_listed_and_counted(run_folder, finished):
+    lines = [json.loads(line) for line in (run_folder / "shards" / "quarantine.jsonl").read_text().splitlines()]
+    assert {(line["file"], line["reason"]) for line in lines} == {
+        ("nested/half.jpg", "unreadable"),
+        ("notes.txt", "format"),
+    }
+    assert "60 of 62 files" in finished[1].said and "set aside: 1 format, 1 unreadable" in finished[1].said
+
+
+def test_choices_are_printed_and_kept(run_folder, finished):
+    assert "transformer.dropout=0.1  (57 images)" in finished[1].said
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.load(run_folder / "config.yaml")
+    assert config.transformer.dropout == 0.1 and config.tokenizer.train.lr > 0
+    assert config.tokenizer.train.steps == 6 and config.out == str(run_folder)
+
+
+def test_it_ends_by_saying_what_was_made_and_what_to_type_next(run_folder, finished):
+    said = finished[1].said
+    made = said[said.index("Made:") :].splitlines()
+    assert len(made) < 15 and f"{run_folder}/report.html" in said
+    assert f"clipgen sample model={run_folder}/model" in said
+    assert "training vqgan" in said and "training transformer" in said and "loss=" in said
+
+
+def test_the_record_says_where_it_was_made(run_folder):
+    record = json.loads((run_folder / "run.json").read_text())
+    assert {"command", "commit", "device", "started", "versions", "python", "threads"} <= record.keys()
+    assert record["device"].startswith("cpu") and record["threads"] == 1
+    assert {"torch", "pytorch-lightning", "open_clip_torch", "webdataset", "hydra-core"} <= record["versions"].keys()
+    assert "images=" in record["command"]
+
+
+def test_the_pictures_are_pictures(run_folder):
+    for name in ("samples", "reconstructions", "nearest"):
+        with Image.open(run_folder / f"{name}.png") as picture:
+            picture.load()
+            assert min(picture.size) >= 64, name
+
+
+def test_the_report_needs_no_other_file(run_folder):
+    page = (run_folder / "report.html").read_text(encoding="utf-8")
+    assert "data:image/png;base64" in page and "a blue ring on white" in page
+    assert 'src="http' not in page and "<link" not in page
+
+
+def test_the_model_folder_needs_nothing_else_and_has_no_pickle(run_folder, tmp_path):
+    model = Path(shutil.copytree(run_folder / "model", tmp_path / "elsewhere"))
+    assert {path.suffix for path in model.rglob("*") if path.is_file()} <= {".safetensors", ".json", ".md", ".txt"}
+    images = ClipGen.from_pretrained(model).generate(["a red circle"], n=2, guidance_scale=3.0, seed=0)
+    assert [image.size for image in images] == [(32, 32)] * 2
+
+
+# The same command again
+
+
+def test_again_everything_is_skipped(again, copy):
+    kept = {pattern: stamps(copy, pattern) for pattern in ("shards/*", "latents/*", "*/*.ckpt", "*/stage.json")}
+    before = json.loads((copy / "metrics.json").read_text())
+    outcome = again()
+    assert outcome.status == 0
+    assert "vqgan: done already" in outcome.said and "transformer: done already" in outcome.said
+    assert "training" not in outcome.said and "packing" not in outcome.error and "encoding" not in outcome.error
+    for pattern, written in kept.items():
+        assert stamps(copy, pattern) == written, pattern
+    after = json.loads((copy / "metrics.json").read_text())
+    assert {k: v for k, v in after.items() if not k.startswith("seconds.")} == {
+        k: v for k, v in before.items() if not k.startswith("seconds.")
+    }
+    assert after["seconds.vqgan"] == pytest.approx(before["seconds.vqgan"], abs=0.1)
+
+
+def test_a_changed_transformer_redoes_only_the_transformer_and_says_so(again, copy):
+    kept = {pattern: stamps(copy, pattern) for pattern in ("shards/*", "latents/*", "vqgan/*.ckpt")}
+    old = (copy / "transformer" / "best.ckpt").read_bytes()
+    outcome = again("transformer.train.lr=0.001")
+    assert "transformer: begins anew, since transformer.train.lr 0.003 → 0.001" in outcome.said
+    assert "vqgan: done already" in outcome.said
+    for pattern, written in kept.items():
+        assert stamps(copy, pattern) == written, pattern
+    assert (copy / "transformer.previous" / "best.ckpt").read_bytes() == old
+    assert (copy / "transformer" / "best.ckpt").read_bytes() != old
+
+
+def test_a_changed_tokenizer_redoes_all_but_the_shards(again, copy):
+    shards = stamps(copy, "shards/*")
+    latents = Manifest.load(copy / "latents").made_by
+    outcome = again("tokenizer.codebook_size=64")
+    assert outcome.status == 0, outcome.error
+    assert "vqgan: begins anew, since tokenizer.codebook_size 128 → 64" in outcome.said
+    assert "transformer: begins anew" in outcome.said
+    assert stamps(copy, "shards/*") == shards
+    now = Manifest.load(copy / "latents").made_by
+    assert now["tokenizer"]["codebook_size"] == 64 and now["tokenizer"]["sha256"] != latents["tokenizer"]["sha256"]
+    assert json.loads((copy / "model" / "config.json").read_text())["settings"]["tokenizer"]["codebook_size"] == 64
+
+
+def test_a_new_picture_in_the_folder_redoes_everything(clipgen, pictures, tiny, copy, tmp_path):
+    images = Path(shutil.copytree(pictures, tmp_path / "pictures"))
+    Image.new("RGB", (40, 40), "teal").save(images / "new.png")
+    outcome = clipgen("run", f"images={images}", f"out={copy}", PROMPTS, *tiny)
+    assert outcome.status == 0, outcome.error
+    assert "61 of 63 files" in outcome.said
+    assert "vqgan: begins anew" in outcome.said and "transformer: begins anew" in outcome.said
+
+
+def test_without_prompts_the_samples_are_variations(clipgen, pictures, tiny, copy):
+    outcome = clipgen("run", f"images={pictures}", f"out={copy}", *tiny)
+    assert outcome.status == 0, outcome.error
+    assert "clip.score.conditioning" not in json.loads((copy / "metrics.json").read_text())
+    with Image.open(copy / "samples.png") as picture:
+        assert picture.width > 4 * 32
+
+
+# Stages of their own, and sweeps
+
+
+def test_a_sweep_reuses_the_data_and_leaves_a_folder_for_each_job(clipgen, tiny, copy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kept = {pattern: stamps(copy, pattern) for pattern in ("shards/*", "latents/*", "*/*.ckpt", "*/stage.json")}
+    outcome = clipgen(
+        "train", "stage=transformer", "name=bars", f"out={copy}", *tiny, "-m", "transformer.train.lr=1e-3,3e-3"
+    )
+    assert outcome.status == 0, outcome.error
+    for pattern, written in kept.items():
+        assert stamps(copy, pattern) == written, pattern
+    jobs = sorted((tmp_path / "multirun" / "bars").iterdir())
+    assert len(jobs) == 2
+    for job, rate in zip(jobs, ("1e-3", "3e-3"), strict=True):
+        assert f"transformer.train.lr={rate}" in job.name, job.name
+        assert (job / "transformer" / "best.ckpt").is_file()
+        stage = json.loads((job / "transformer" / "stage.json").read_text())
+        assert stage["settings"]["transformer.train"]["lr"] == float(rate) and stage["status"] == "done"
+    assert not same_weights(*(job / "transformer" / "last.ckpt" for job in jobs))
+
+
+def test_the_stages_one_by_one_give_what_a_run_gives(clipgen, pictures, tiny, run_folder, tmp_path):
+    out = tmp_path / "by_hand"
+    settings = [f"out={out}", PROMPTS, *tiny]
+    assert clipgen("prep", f"images={pictures}", "prep.size=32", *settings).status == 0
+    assert clipgen("train", "stage=vqgan", *settings).status == 0
+    encoded = clipgen("encode", *settings)
+    assert encoded.status == 0 and "encode: 60 images (1 crop each)" in encoded.said
+    trained = clipgen("train", "stage=transformer", *settings)
+    assert trained.status == 0 and "val/loss" in trained.said
+    for name in ("shards", "latents"):
+        assert Manifest.load(out / name).content == Manifest.load(run_folder / name).content
+    for stage in ("vqgan", "transformer"):
+        assert same_weights(out / stage / "last.ckpt", run_folder / stage / "last.ckpt")
+
+
+def test_export_gives_the_models_of_the_run(clipgen, tiny, run_folder, tmp_path):
+    clip = [word for word in tiny if word.startswith("clip.")]
+    outcome = clipgen("export", f"run={run_folder}", f"out={tmp_path / 'exported'}", *clip)
+    assert outcome.status == 0, outcome.error
+    for name in ("tokenizer", "transformer", "statistics"):
+        exported = (tmp_path / "exported" / f"{name}.safetensors").read_bytes()
+        assert exported == (run_folder / "model" / f"{name}.safetensors").read_bytes()
+
+
+def test_report_writes_the_page_again(clipgen, copy):
+    (copy / "report.html").unlink()
+    assert clipgen("report", f"run={copy}").status == 0
+    assert (copy / "report.html").stat().st_size > 10_000
+
+
+def test_a_tokenizer_can_be_evaluated_alone(clipgen, run_folder, tmp_path):
+    outcome = clipgen(
+        "evaluate", f"model={run_folder / 'model'}", f"shards={run_folder / 'shards'}", f"out={tmp_path / 'm.json'}"
+    )
+    assert outcome.status == 0, outcome.error
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    assert json.loads((tmp_path / "m.json").read_text())["vqgan.psnr"] == pytest.approx(metrics["vqgan.psnr"], abs=1e-3)
+
+
+# Sampling
+
+
+@pytest.fixture
+def sample(clipgen, run_folder, tmp_path):
+    def sample(*words, out="samples"):
+        return clipgen("sample", f"model={run_folder / 'model'}", f"out={tmp_path / out}", *words)
+
+    return sample
+
+
+def pngs(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(folder.glob("0*.png"))]
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_same_seed_gives_the_same_bytes(sample, tmp_path):
+    for out, seed in (("one", 7), ("two", 7), ("three", 8)):
+        assert sample("a red circle", "n=3", f"seed={seed}", out=out).status == 0
+    one, two, three = (pngs(tmp_path / out) for out in ("one", "two", "three"))
+    assert len(one) == 3 and one == two and one != three
+    assert len(set(one)) == 3, "the images of a prompt differ"
+
+
+def test_an_image_does_not_depend_on_the_other_prompts(sample, tmp_path):
+    sample("a red circle", "n=2", out="alone")
+    sample("a blue ring", "a red circle", "n=3", "batch_size=2", out="together")
+    assert pngs(tmp_path / "together")[3:5] == pngs(tmp_path / "alone")
+
+
+def test_prompts_work_as_they_are_typed(sample, tmp_path):
+    prompts = [
+        'a "red" circle, it\'s on blue: a = b, [x] {y} (z)', "größe=groß, 赤い円 🎈", "x=y", "${oops}", "a\\b", "-7 cats",
+    ]  # fmt: skip
+    assert sample(*prompts, "n=1", "--", "n=4", "--help").status == 0
+    assert [line["prompt"] for line in lines(tmp_path / "samples")] == [*prompts, "n=4", "--help"]
+
+
+def test_each_image_is_described(sample, run_folder, tmp_path):
+    outcome = sample("a red circle", "a ring", "n=2", "seed=5", "guidance_scale=1.5")
+    described = lines(tmp_path / "samples")
+    assert [(line["file"], line["prompt"], line["number"]) for line in described] == [
+        ("00000.png", "a red circle", 0),
+        ("00001.png", "a red circle", 1),
+        ("00002.png", "a ring", 0),
+        ("00003.png", "a ring", 1),
+    ]
+    for line in described:
+        assert line["seed"] == 5 and line["model"] == str(run_folder / "model")
+        assert line["settings"]["guidance_scale"] == 1.5 and line["settings"]["temperature"] == 1.0
+        assert -1 <= line["clip_score"] <= 1 and line["clip_score_by"] == "the conditioning CLIP"
+    assert "the conditioning CLIP's own" in outcome.said and (tmp_path / "samples" / "grid.png").is_file()
+
+
+def test_prompts_come_from_a_file_too(sample, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red circle\n\n  ein Kreis, größer als n=4 \n", encoding="utf-8")
+    assert sample(f"prompts={tmp_path / 'prompts.txt'}", "n=1").status == 0
+    assert [line["prompt"] for line in lines(tmp_path / "samples")] == ["a red circle", "ein Kreis, größer als n=4"]
+
+
+def test_an_image_is_a_prompt_too(sample, pictures, tmp_path):
+    image = pictures / "photo 1.png"
+    outcome = sample(f"image={image}", "n=3")
+    assert outcome.status == 0, outcome.error
+    described = lines(tmp_path / "samples")
+    assert len(pngs(tmp_path / "samples")) == 3 and described[0]["settings"]["fidelity"] == 1.0
+    assert all(line["prompt"] is None and line["image"] == str(image) for line in described)
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["", "n=1"], "prompt is empty"),
+        (["  "], "prompt is empty"),
+        ([], "there is no prompt"),
+        (["a circle", "n=0"], "n=0"),
+        (["a circle", "temperature=-1"], "temperature=-1"),
+        (["a circle", "top_p=1.5"], "top_p=1.5"),
+        (["a circle", "device=tpu"], "device=tpu"),
+        (["a circle", "n=many"], "many"),
+        (["a circle", "image=x.png"], "both given"),
+        (["image=absent.png"], "image=absent.png"),
+        (["prompts=absent.txt"], "prompts=absent.txt"),
+    ],
+)
+def test_what_cannot_be_sampled_is_one_line(sample, one_line, tmp_path, words, says):
+    assert says in one_line(sample(*words))
+    assert not (tmp_path / "samples").exists()
+
+
+def test_a_model_that_is_none_is_one_line(clipgen, one_line, run_folder):
+    assert "model=nowhere is no model folder" in one_line(clipgen("sample", "model=nowhere", "a circle"))
+    assert "model" in one_line(clipgen("sample", "a circle"))
+
+
+# Shards and latents that are not what they should be
+
+
+def test_verify_finds_a_flipped_byte(clipgen, copy):
+    assert clipgen("verify", f"shards={copy / 'shards'}").status == 0
+    latents = clipgen("verify", f"shards={copy / 'latents'}", f"images={copy / 'shards'}")
+    assert latents.status == 0 and "is as its manifest says" in latents.said
+    shard = copy / "shards" / "train-000000.tar"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    broken = clipgen("verify", f"shards={copy / 'shards'}")
+    assert broken.status == 1 and str(shard) in broken.said and "Traceback" not in broken.said + broken.error
+
+
+def test_a_broken_shard_stops_the_training_in_one_line(clipgen, one_line, tiny, copy):
+    shard = copy / "latents" / "train-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-1024])
+    shutil.rmtree(copy / "transformer")
+    assert str(shard) in one_line(clipgen("train", "stage=transformer", f"out={copy}", *tiny))
+    assert not (copy / "transformer").exists()
+
+
+def test_a_broken_shard_of_the_same_length_stops_the_training_in_one_line(clipgen, one_line, tiny, copy):
+    shard = copy / "shards" / "train-000000.tar"
+    data = shard.read_bytes()
+    shard.write_bytes(data[:2048] + bytes(4096) + data[6144:])
+    assert str(shard) in one_line(clipgen("train", "stage=vqgan", f"out={copy}", *tiny, "tokenizer.train.lr=1e-4"))
+
+
+@pytest.fixture(scope="module")
+def other_vqgan(clipgen, tiny, run_folder, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("other")
+    outcome = clipgen("train", "stage=vqgan", f"out={folder}", f"shards={run_folder / 'shards'}", "seed=1", *tiny)
+    assert outcome.status == 0, outcome.error
+    return folder / "vqgan" / "last.ckpt"
+
+
+def test_latents_of_another_vqgan_are_refused(clipgen, one_line, tiny, run_folder, other_vqgan, tmp_path):
+    words = ["stage=transformer", f"out={tmp_path}", f"latents={run_folder / 'latents'}", f"tokenizer.ckpt={other_vqgan}"]
+    line = one_line(clipgen("train", *words, *tiny))
+    made = Manifest.load(run_folder / "latents").made_by["tokenizer"]["sha256"]
+    assert made[:8] in line and str(other_vqgan) in line and "clipgen encode" in line
+    assert not (tmp_path / "transformer").exists()
+
+
+def test_latents_of_another_clip_are_refused(clipgen, one_line, tiny, copy, tiny_clip_folder, tmp_path):
+    other = Path(shutil.copytree(tiny_clip_folder, tmp_path / "clip"))
+    config = json.loads((other / "open_clip_config.json").read_text())
+    config["preprocess_cfg"]["mean"] = [0.4] * 3
+    (other / "open_clip_config.json").write_text(json.dumps(config))
+    words = ["stage=transformer", f"out={copy}", *tiny, f"clip.model=local-dir:{other}"]
+    line = one_line(clipgen("train", *words))
+    assert str(tiny_clip_folder) in line and str(other) in line and "clipgen encode" in line
+
+
+def test_latents_made_otherwise_are_not_overwritten(clipgen, one_line, tiny, copy, other_vqgan):
+    before = stamps(copy, "latents/*")
+    line = one_line(clipgen("encode", f"out={copy}", f"tokenizer.ckpt={other_vqgan}", *tiny))
+    assert "tokenizer.sha256" in line and "replace=true" in line
+    assert stamps(copy, "latents/*") == before
+
+
+@pytest.mark.parametrize("content", ["transformer", "nonsense", "absent"])
+def test_a_checkpoint_that_is_no_tokenizer_is_refused(clipgen, one_line, tiny, copy, tmp_path, content):
+    path = copy / "transformer" / "best.ckpt"
+    if content != "transformer":
+        path = tmp_path / "file.ckpt"
+    if content == "nonsense":
+        path.write_bytes(b"PK\3\4 no checkpoint at all")
+    line = one_line(clipgen("train", "stage=transformer", f"out={copy}", f"tokenizer.ckpt={path}", *tiny))
+    assert str(path) in line
+    says = {"transformer": "is of stage transformer, but stage vqgan", "nonsense": "not a checkpoint", "absent": "not exist"}
+    assert says[content] in line
+
+
+def test_check_latents_is_what_training_asks():
+    assert callable(check_latents)
+
+
+# Ctrl-C
+
+INTERRUPTED = """
+import os, signal, sys
+from clipgen.cli.main import main
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+from clipgen.callbacks.throughput import Throughput
+def press(self, trainer, module, batch, batch_idx):
+    if module.batches == 4:
+        os.kill(os.getpid(), signal.SIGINT)
+    return start(self, trainer, module, batch, batch_idx)
+start, Throughput.on_train_batch_start = Throughput.on_train_batch_start, press
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("stage", ["vqgan", "transformer"])
+def test_ctrl_c_can_be_continued_to_the_same_end(clipgen, tiny, run_folder, tmp_path, stage):
+    words = [
+        "train", f"stage={stage}", f"out={tmp_path}", f"shards={run_folder / 'shards'}",
+        f"latents={run_folder / 'latents'}", *([] if stage == "vqgan" else [f"tokenizer.ckpt={run_folder}/vqgan/last.ckpt"]),
+        PROMPTS, *tiny,
+    ]  # fmt: skip
+    stopped = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *words],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300,
+    )  # fmt: skip
+    assert stopped.returncode == 130, stopped.stderr
+    assert "stopped after batch 5 of 6; the same command again continues" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert json.loads((tmp_path / stage / "stage.json").read_text())["status"] == "running"
+
+    continued = clipgen(*words)
+    assert continued.status == 0 and f"{stage}: continues from" in continued.said
+    assert same_weights(tmp_path / stage / "last.ckpt", run_folder / stage / "last.ckpt")
+    rows = (tmp_path / stage / "metrics.csv").read_text().splitlines()
+    assert len(rows) == len((run_folder / stage / "metrics.csv").read_text().splitlines())
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_DFL
