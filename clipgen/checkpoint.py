@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ from torch import Tensor
 
 from clipgen.data.atomic import replacing
 from clipgen.errors import UserError
+
+# what torch's reader raises for bytes that it did not write
+UNREADABLE = (
+    pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, AssertionError,
+    struct.error,
+)  # fmt: skip
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
@@ -28,15 +35,21 @@ def read_checkpoint(path: str | Path, stage: str) -> dict[str, Any]:
     """A training checkpoint of `stage`; UserError when it is missing, broken, unsafe or of another stage."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} does not exist; train it with `clipgen train stage={stage}`, or give another checkpoint")
+        raise UserError(
+            f"{path} does not exist; train it with `clipgen train stage={stage}`, or give another checkpoint"
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         found = checkpoint["clipgen"]["stage"]
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as problem:
+    except UNREADABLE as problem:
         reason = str(problem).strip().split("\n")[0][:120]
-        raise UserError(f"{path} is not a checkpoint of clipgen ({reason}); give one made by `clipgen train`") from problem
+        raise UserError(
+            f"{path} is not a checkpoint of clipgen ({reason}); give one made by `clipgen train`"
+        ) from problem
     if found != stage:
-        raise UserError(f"{path} is of stage {found}, but stage {stage} is needed here; give a checkpoint of that stage")
+        raise UserError(
+            f"{path} is of stage {found}, but stage {stage} is needed here; give a checkpoint of that stage"
+        )
     return checkpoint
 
 
@@ -48,7 +61,10 @@ def submodule(checkpoint: Mapping[str, Any], name: str) -> dict[str, Tensor]:
 
 def save_weights(state: Mapping[str, Tensor], path: str | Path) -> None:
     with replacing(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, temporary)
+        temporary.chmod(mode)  # safetensors makes files that only their owner may read
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:

@@ -242,6 +242,7 @@ def register() -> None:
     for name, schema in SCHEMAS.items():
         store.store(name=name, node=schema)
     OmegaConf.register_new_resolver("package_dir", _package_dir, replace=True)
+    OmegaConf.register_new_resolver("flat", _flat, replace=True)
 
 
 def _package_dir(package: str) -> str:
@@ -250,8 +251,41 @@ def _package_dir(package: str) -> str:
     return str(files(package))
 
 
+def _flat(text: str) -> str:
+    """One folder's name, where a swept value holds a path."""
+    return text.replace("/", "_")
+
+
+LEAST = {
+    "prep.size": 1, "tokenizer.image_size": 8, "tokenizer.downsample": 1, "tokenizer.codebook_size": 2,
+    "tokenizer.code_dim": 1, "tokenizer.channels": 32, "tokenizer.res_blocks": 1, "tokenizer.z_channels": 1,
+    "tokenizer.norm_groups": 1,
+    "tokenizer.train.steps": 1, "tokenizer.train.batch_size": 1, "tokenizer.train.restart_every": 1,
+    "transformer.width": 1, "transformer.depth": 1, "transformer.heads": 1, "transformer.n_prefix": 1,
+    "transformer.train.steps": 1, "transformer.train.batch_size": 1, "clip.train.steps": 1, "clip.train.batch_size": 1,
+    "encode.batch_size": 1, "sampling.batch_size": 1, "trainer.val_every": 1, "trainer.grid_every": 1,
+    "trainer.val_samples": 0, "trainer.num_workers": 0,
+}  # fmt: skip
+FRACTIONS = (
+    "tokenizer.dropout", "tokenizer.train.gan_start", "transformer.dropout", "transformer.cond_drop_prob",
+    "transformer.train.min_level", "transformer.train.label_smoothing", "sampling.fidelity", "sampling.top_p",
+)  # fmt: skip
+
+
+def _value(cfg: Any, key: str) -> Any:
+    for name in key.split("."):
+        cfg = getattr(cfg, name)
+    return cfg
+
+
 def check(cfg: Config) -> None:
     """Invariants across groups that no type can hold; a UserError names the keys and the mend."""
+    for key, least in LEAST.items():
+        if (value := _value(cfg, key)) is not None and value < least:
+            raise UserError(f"{key}={value}; take at least {least}")
+    for key in FRACTIONS:
+        if (value := _value(cfg, key)) is not None and not 0.0 <= value <= 1.0:
+            raise UserError(f"{key}={value} is out of range; take a value from 0 to 1")
     t, m = cfg.tokenizer, cfg.transformer
     if t.image_size and t.downsample and t.image_size % t.downsample:
         raise UserError(
@@ -264,37 +298,23 @@ def check(cfg: Config) -> None:
             f"{2 ** (len(t.channel_multipliers) - 1)}, but tokenizer.downsample={t.downsample}; give "
             f"{t.downsample.bit_length()} multipliers for {t.downsample}"
         )
-    if t.codebook_size and not 2 <= t.codebook_size <= 65_536:
+    if t.codebook_size and t.codebook_size > 65_536:
         raise UserError(f"tokenizer.codebook_size={t.codebook_size}; tokens are stored as uint16, take 2 to 65536")
     if t.channels and t.channels % 32:
         raise UserError(f"tokenizer.channels={t.channels}; taming's blocks are made for multiples of 32")
+    if t.channels and t.norm_groups and t.channels % t.norm_groups:
+        raise UserError(
+            f"tokenizer.norm_groups={t.norm_groups} does not divide tokenizer.channels={t.channels}; take 4, 8 or 32"
+        )
     if m.width and m.heads and (m.width % m.heads or (m.width // m.heads) % 4):
         raise UserError(
             f"transformer.width={m.width} over transformer.heads={m.heads} gives no head size that is a multiple of 4; "
             f"take heads={max(1, m.width // 64)}"
         )
-    for key, value, low, high in (
-        ("transformer.cond_drop_prob", m.cond_drop_prob, 0.0, 1.0),
-        ("transformer.train.min_level", m.train.min_level, 0.0, 1.0),
-        ("sampling.fidelity", cfg.sampling.fidelity, 0.0, 1.0),
-        ("sampling.top_p", cfg.sampling.top_p, 0.0, 1.0),
-    ):
-        if not low <= value <= high:
-            raise UserError(f"{key}={value} is out of range; take a value from {low:g} to {high:g}")
-    for key, value in (
-        ("tokenizer.train.steps", t.train.steps),
-        ("transformer.train.steps", m.train.steps),
-        ("tokenizer.train.batch_size", t.train.batch_size),
-        ("transformer.train.batch_size", m.train.batch_size),
-        ("encode.batch_size", cfg.encode.batch_size),
-        ("sampling.batch_size", cfg.sampling.batch_size),
-    ):
-        if value is not None and value < 1:
-            raise UserError(f"{key}={value}; take at least 1")
 
 
 def complete(cfg: Any) -> Config:
-    """The composed config with every interpolation resolved, still open to choices; a UserError names what is missing."""
+    """The composed config with every interpolation resolved, still open to choices; UserError for what is missing."""
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 

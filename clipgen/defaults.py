@@ -61,7 +61,9 @@ def choose(cfg: Config, facts: Facts) -> list[Choice]:
     by_size = {32: 4, 64: 8, 128: 16 if not facts.gpu else 8}.get(size, 16 if size >= 128 else 4)
     fill(t, "tokenizer.downsample", by_size, f"{size // by_size}×{size // by_size} tokens of a {size} px image")
     if t.downsample not in MULTIPLIERS and t.channel_multipliers is None:
-        raise UserError(f"tokenizer.downsample={t.downsample}; take 2, 4, 8 or 16, or give tokenizer.channel_multipliers")
+        raise UserError(
+            f"tokenizer.downsample={t.downsample}; take 2, 4, 8 or 16, or give tokenizer.channel_multipliers"
+        )
     fill(t, "tokenizer.channel_multipliers", list(MULTIPLIERS.get(t.downsample, [])), f"downsample {t.downsample}")
     fill(t, "tokenizer.channels", (128 if size >= 128 else 64) if facts.gpu else 32, machine)
     fill(t, "tokenizer.res_blocks", 2 if facts.gpu else 1, machine)

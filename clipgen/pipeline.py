@@ -3,6 +3,7 @@
 B images, E embedding size, h w token grid
 """
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -15,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from clipgen.checkpoint import load_weights, save_weights
-from clipgen.clip.frozen import LOCAL_DIR, FrozenClip, load_clip
-from clipgen.data.atomic import replacing, write_json
+from clipgen.clip.frozen import LOCAL_DIR, WEIGHT_FILES, ClipIdentity, FrozenClip, load_clip
+from clipgen.data.atomic import replacing, sha256_file, write_json
 from clipgen.data.transforms import center_crop_resize, to_model_range, to_uint8
 from clipgen.errors import UserError
 from clipgen.tokenizer.vqgan import VQGAN
@@ -56,31 +57,32 @@ class ClipGen:
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> "ClipGen":
         """Load what `clipgen run` or `clipgen export` wrote. UserError when a part is missing or does not fit."""
         folder = Path(folder)
+        config = _read_config(folder)
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            settings, wanted = config["settings"], config["clip"]
-        except FileNotFoundError as problem:
+            settings, wanted, sampling = config["settings"], config["clip"], config["sampling"]
+            local, name, pretrained, fingerprint = (wanted[k] for k in ("folder", "model", "pretrained", "fingerprint"))
+            vqgan, transformer = VQGAN(**settings["tokenizer"]), Transformer(**settings["transformer"])
+        except (KeyError, TypeError) as problem:
+            raise UserError(f"{folder}/config.json is not readable ({problem}); export the model again") from problem
+        model = f"{LOCAL_DIR}{folder / 'clip'}" if local else name
+        clip = load_clip(model, pretrained)
+        if clip.identity.fingerprint() != fingerprint:
             raise UserError(
-                f"model={folder} has no config.json; give the model folder of a run, such as outputs/NAME/model"
-            ) from problem
-        except (ValueError, KeyError, TypeError) as problem:
-            raise UserError(f"{folder / 'config.json'} is not readable ({problem}); export the model again") from problem
-        model = f"{LOCAL_DIR}{folder / 'clip'}" if wanted["folder"] else wanted["model"]
-        clip = load_clip(model, wanted["pretrained"])
-        if clip.identity.fingerprint() != wanted["fingerprint"]:
-            raise UserError(
-                f"model={folder} was trained with CLIP {wanted['fingerprint'][:8]}… but {model} is "
+                f"model={folder} was trained with CLIP {fingerprint[:8]}… but {model} is "
                 f"{clip.identity.fingerprint()[:8]}…; export it again, or bring the weights of then"
             )
-        vqgan, transformer = VQGAN(**settings["tokenizer"]), Transformer(**settings["transformer"])
         for network, name in ((vqgan, "tokenizer"), (transformer, "transformer")):
             path = folder / f"{name}.safetensors"
             try:
                 network.load_state_dict(load_weights(path))
             except RuntimeError as problem:
                 raise UserError(f"{path} does not fit {folder / 'config.json'}; export the model again") from problem
-        statistics = load_weights(folder / "statistics.safetensors")
-        return cls(vqgan, transformer, clip, statistics, config["sampling"], settings, device)
+        path = folder / "statistics.safetensors"
+        statistics = load_weights(path)
+        for mean in MEANS:
+            if mean not in statistics:
+                raise UserError(f"{path} has no {mean}; export the model again")
+        return cls(vqgan, transformer, clip, statistics, sampling, settings, device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, safetensors, a model card, and the CLIP where it came from a local folder. No pickle."""
@@ -88,7 +90,7 @@ class ClipGen:
         identity = self.clip.identity
         local = identity.model.startswith(LOCAL_DIR)
         if local:
-            self._copy_clip(Path(identity.model.removeprefix(LOCAL_DIR)), folder / "clip")
+            identity = self._copy_clip(Path(identity.model.removeprefix(LOCAL_DIR)), folder / "clip")
         save_weights(self.vqgan.state_dict(), folder / "tokenizer.safetensors")
         save_weights(self.transformer.state_dict(), folder / "transformer.safetensors")
         save_weights(self.statistics, folder / "statistics.safetensors")
@@ -104,14 +106,18 @@ class ClipGen:
         config = {"format": FORMAT, "settings": self.settings, "sampling": self.sampling, "clip": clip}
         write_json(folder / "config.json", config)
 
-    @staticmethod
-    def _copy_clip(source: Path, target: Path) -> None:
+    def _copy_clip(self, source: Path, target: Path) -> ClipIdentity:
         if source.resolve() == target.resolve():
-            return
+            return self.clip.identity
         for file in sorted(source.iterdir()):
             if file.is_file() and file.suffix in (".json", ".safetensors", ".txt", ".model"):
                 with replacing(target / file.name) as path:
                     shutil.copyfile(file, path)
+        if any((source / name).is_file() for name in WEIGHT_FILES if name.endswith(".safetensors")):
+            return self.clip.identity
+        weights = target / WEIGHT_FILES[0]  # they came as a pickle
+        save_weights(self.clip.model.state_dict(), weights)
+        return dataclasses.replace(self.clip.identity, sha256=sha256_file(weights))
 
     def card(self) -> str:
         size, downsample = self.vqgan.image_size, self.vqgan.downsample
@@ -210,6 +216,21 @@ class ClipGen:
         import numpy as np
 
         return to_model_range(torch.from_numpy(np.stack([np.asarray(image) for image in images])).to(self.device))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = config["format"]
+    except FileNotFoundError as problem:
+        raise UserError(
+            f"model={folder} has no config.json; give the model folder of a run, such as outputs/NAME/model"
+        ) from problem
+    except (ValueError, KeyError, TypeError) as problem:
+        raise UserError(f"{folder}/config.json is not readable ({problem}); export the model again") from problem
+    if found != FORMAT:
+        raise UserError(f"{folder}/config.json has format {found}, but this clipgen reads {FORMAT}; update clipgen")
+    return config
 
 
 def image_seed(prompt: str, seed: int, number: int) -> int:

@@ -1,7 +1,9 @@
-"""Learning rate as a function of the number of batches trained."""
+"""What follows from the number of batches trained: the learning rate, and the random numbers of the next batch."""
 
 from collections.abc import Iterable
 
+import numpy as np
+import torch
 from torch.optim import Optimizer
 
 
@@ -16,3 +18,9 @@ def set_learning_rates(optimizers: Iterable[Optimizer], lr: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def seed_batch(seed: int, batch: int, rank: int = 0) -> None:
+    """Seed torch for one batch by its number, so that a resumed training draws just what an unbroken one draws."""
+    words = np.random.SeedSequence([seed % 2**64, batch, rank]).generate_state(1, np.uint64)
+    torch.manual_seed(int(words[0]))

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from clipgen.data.atomic import TEMPORARY, explained, fingerprint, replacing, write_json
+from clipgen.checkpoint import save_weights
+from clipgen.data.atomic import TEMPORARY, explained, fingerprint, write_json
 from clipgen.data.manifest import FILE_NAME, Manifest, Shard, describe_difference
 from clipgen.data.sample import Sample, decode_captions, decode_image, image_bytes, latent_sample
 from clipgen.data.shards import ShardSet, write_shard
@@ -33,7 +33,7 @@ Encoder = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Encoders:
-    """What turns images (B, 3, S, S) in [-1, 1] into tokens (B, h, w) and unit embeddings (B, E), and texts likewise."""
+    """What turns images (B, 3, S, S) in [-1, 1] into tokens (B, h, w) and unit embeddings (B, E), texts too."""
 
     image_size: int
     tokens: Encoder
@@ -77,7 +77,9 @@ def encode(
             raise UserError(f"latents={out} was made otherwise ({difference}); give another folder, or replace=true")
     with explained(out):
         (out / FILE_NAME).unlink(missing_ok=True)
-    notes = [_encode_shard(Path(shards), images, shard, out, encoders, flip, batch_size, made_by) for shard in _bar(images)]
+    notes = [
+        _encode_shard(Path(shards), images, shard, out, encoders, flip, batch_size, made_by) for shard in _bar(images)
+    ]
     _write_statistics(out, images, encoders, texts)
     facts = {"texts": len(texts), "texts_from": texts_from, "crops": 1 + flip}
     manifest = Manifest("latents", notes, made_by, facts)
@@ -170,8 +172,7 @@ def _write_statistics(out: Path, images: Manifest, encoders: Encoders, texts: li
         tensors[f"{name}_mean"] = rows_NE.mean(0).float()
         tensors[f"{name}_covariance"] = torch.cov(rows_NE.T, correction=0).float().reshape(rows_NE.shape[1], -1)
         tensors[f"{name}_count"] = torch.tensor(len(rows_NE))
-    with replacing(out / STATISTICS) as temporary:
-        save_file(tensors, temporary)
+    save_weights(tensors, out / STATISTICS)
 
 
 def _train_embeddings(out: Path, images: Manifest) -> Tensor:

@@ -37,6 +37,12 @@ class SaveOnInterrupt(pl.Callback):
             raise Interrupted(module.batches, module.steps)
 
     def teardown(self, trainer, module, stage) -> None:
+        self._give_back()
+
+    def on_exception(self, trainer, module, exception) -> None:  # Lightning then calls no teardown
+        self._give_back()
+
+    def _give_back(self) -> None:
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
         self.handlers = {}

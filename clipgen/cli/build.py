@@ -88,7 +88,7 @@ def make_trainer(
 ) -> pl.Trainer:
     """One "epoch" of `steps` batches, `batches` of them already trained.
 
-    Validation, `last.ckpt` and `best.ckpt` come about every `val_every` batches, what `draw` returns every `grid_every`.
+    Validation, `last.ckpt` and `best.ckpt` come about every `val_every` batches, pictures every `grid_every`.
     """
     device = pick_device(cfg.device)
     if cfg.devices != 1:
@@ -126,7 +126,9 @@ def _logger(name: str, folder: Path, batches: int) -> Logger:
 
             return WandbLogger(name=folder.parent.name + "/" + folder.name, save_dir=folder, project="clipgen")
         except ModuleNotFoundError as problem:
-            raise UserError("trainer.loggers has wandb, which is not installed; pip install 'clipgen[wandb]'") from problem
+            raise UserError(
+                "trainer.loggers has wandb, which is not installed; pip install 'clipgen[wandb]'"
+            ) from problem
     raise UserError(f"trainer.loggers={name} is unknown; take csv, tensorboard or wandb")
 
 

@@ -28,7 +28,9 @@ def draw_folder(out: Path, n: int, seed: int, image_size: int, captions: bool) -
         if json.loads(done.read_text()) == wanted:
             print(f"draw: {out} is done already, skipped")
             return
-        raise UserError(f"out={out} holds other pictures ({done.read_text().strip()}); give another folder, or delete it")
+        raise UserError(
+            f"out={out} holds other pictures ({done.read_text().strip()}); give another folder, or delete it"
+        )
     lines = ["file\tcaption"]
     with explained(out):
         for i, (_, picture, text) in enumerate(tqdm(world(n, seed, image_size), total=n, desc="drawing", unit="img")):

@@ -14,6 +14,6 @@ def main(cfg: Config) -> None:
     manifest = encode_latents(cfg, cfg.replace)
     crops = manifest.facts["crops"]
     say(
-        f"encode: {manifest.samples('train') + manifest.samples('val'):,} images ({crops} crop{'s' * (crops > 1)} each) "
-        f"are in {cfg.latents}; text mean from {manifest.facts['texts']:,} texts ({manifest.facts['texts_from']})"
+        f"encode: {manifest.samples('train') + manifest.samples('val'):,} images ({crops} crop{'s' * (crops > 1)} "
+        f"each) are in {cfg.latents}; text mean from {manifest.facts['texts']:,} texts ({manifest.facts['texts_from']})"
     )

@@ -6,9 +6,8 @@ from clipgen.config import ExportConfig
 
 
 def main(cfg: ExportConfig) -> None:
-    from data_prep.encode import STATISTICS
-
     from clipgen.cli.stages import export, say, transformer_checkpoint
+    from data_prep.encode import STATISTICS
 
     run = Path(cfg.run)
     export(

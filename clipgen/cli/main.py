@@ -62,16 +62,18 @@ def _launch(verb: str, rest: list[str]) -> None:
 
     register()
     command: Callable = import_module(f"clipgen.cli.{verb}").main
-    if verb == "sample":
-        from clipgen.cli.words import split_words
+    from clipgen.cli.words import for_hydra, split_words
 
+    if verb == "sample":
         rest, prompts = split_words(rest)
         command = partial(command, prompts=prompts)
+    rest = for_hydra(rest)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `reported` instead of being printed by Hydra
     program, sys.argv = sys.argv[0], [f"clipgen {verb}", *rest]
 
     def task(cfg):
-        return command(cfg)
+        with reported():  # in here, since Hydra puts a line of its own before what leaves it
+            return command(cfg)
 
     try:
         folder = "pkg://clipgen.conf.tools" if verb in TOOLS else "pkg://clipgen.conf"
@@ -80,8 +82,8 @@ def _launch(verb: str, rest: list[str]) -> None:
         sys.argv = [program, verb, *rest]
 
 
-class reported:  # noqa: N801 — reads as a word in `with reported():`
-    """What a user can mend becomes one line and exit status 2, what was interrupted 130; a defect keeps its traceback."""
+class reported:
+    """What a user can mend becomes one line and status 2, what was interrupted 130; a defect keeps its traceback."""
 
     def __enter__(self):
         return self
@@ -98,8 +100,10 @@ class reported:  # noqa: N801 — reads as a word in `with reported():`
             print(f"\nclipgen: {what}; the same command again continues", file=sys.stderr)
             raise SystemExit(130) from None
         if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            fail(f"{problem.filename or 'the output'}: the disk is full; free some space and run the same command again")
-        if kind.__module__.startswith(("hydra.errors", "omegaconf.errors")) or "hydra" in kind.__module__:
+            fail(
+                f"{problem.filename or 'the output'}: the disk is full; free some space and run the same command again"
+            )
+        if kind.__module__.startswith(("hydra.errors", "omegaconf.errors", "yaml.")) or "hydra" in kind.__module__:
             fail(_config_line(problem))
 
 

@@ -32,7 +32,11 @@ def evaluate_run(cfg: Config, pipeline: ClipGen, out: Path) -> dict[str, float]:
         metrics |= reconstruction(pipeline.vqgan, batches)
         first = batches[0]["image"][:12]
         made = reconstruct(pipeline.vqgan, first)[1]
-        save(image_grid([*first.numpy(), *made.numpy()], len(first), ["images", "reconstructions"]), out, "reconstructions")
+        save(
+            image_grid([*first.numpy(), *made.numpy()], len(first), ["images", "reconstructions"]),
+            out,
+            "reconstructions",
+        )
     t = cfg.tokenizer.train
     metrics["vqgan.gan_share"] = round(1 - t.gan_start, 4) if t.gan_weight > 0 else 0.0
     metrics |= _transformer_loss(out)
@@ -107,12 +111,15 @@ def _captions_seen(pipeline: ClipGen) -> dict[str, float]:
 
 def tell(cfg: Config, metrics: dict[str, float], out: Path, seconds: float) -> None:
     """The last lines of a run."""
-    lines = ["", f"Made: a text-to-image generator in {out}/model, from {metrics['images.train']:,} images and no captions."]
+    lines = [
+        "",
+        f"Made: a text-to-image generator in {out}/model, from {metrics['images.train']:,} images and no captions.",
+    ]
     if "vqgan.psnr" in metrics:
         gan = metrics["vqgan.gan_share"]
         lines.append(
-            f"  images → tokens → images: PSNR {metrics['vqgan.psnr']:.1f} dB, {metrics['vqgan.usage']:.0%} of the codes "
-            f"in use, GAN on in {gan:.0%} of the steps"
+            f"  images → tokens → images: PSNR {metrics['vqgan.psnr']:.1f} dB, {metrics['vqgan.usage']:.0%} of the "
+            f"codes in use, GAN on in {gan:.0%} of the steps"
         )
     if "judge.shape" in metrics:
         lines.append("  200 prompts, 4 images each, judged by their pixels (chance; ceiling: reconstructions):")

@@ -1,4 +1,4 @@
-"""`clipgen run`: folder of images → generator, by the stages in turn; what is done is skipped, what changed is redone."""
+"""`clipgen run`: folder of images → generator, stage by stage; what is done is skipped, what changed is redone."""
 
 import time
 from pathlib import Path
@@ -20,10 +20,12 @@ def main(cfg: Config) -> None:
     from clipgen.cli.machine import describe, pick_device
     from clipgen.cli.prep import summary
     from clipgen.cli.results import evaluate_run, tell
+    from clipgen.clip.texts import reference_texts
     from clipgen.data.atomic import write_json
     from clipgen.evaluation.report import write_report
 
     use_threads(cfg)
+    reference_texts(cfg.clip.model, cfg.clip.captions)  # needed after the first training, told before it
     out = Path(cfg.out)
     device = pick_device(cfg.trainer.device)
     seconds: dict[str, float] = load_seconds(out)
@@ -90,7 +92,13 @@ def quiet() -> None:
 
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning").setLevel(logging.ERROR)
-    for message in ("does not have many workers", "treespec, LeafSpec", "checkpoint directory", "Checkpoint directory", "log_every_n_steps"):
+    for message in (
+        "does not have many workers",
+        "treespec, LeafSpec",
+        "checkpoint directory",
+        "Checkpoint directory",
+        "log_every_n_steps",
+    ):
         warnings.filterwarnings("ignore", message=f".*{message}.*")
     warnings.filterwarnings("ignore", message=".*Converting a tensor with requires_grad.*")
 
@@ -129,7 +137,7 @@ def _plain(value) -> str:
 
 
 def changed_prep(cfg: Config) -> bool:
-    """A run owns its shards, and makes them again when their settings change; shards from elsewhere it never touches."""
+    """A run owns its shards, and makes them again when settings change; shards from elsewhere it never touches."""
     return Path(cfg.shards).resolve().is_relative_to(Path(cfg.out).resolve())
 
 
@@ -150,5 +158,3 @@ def load_seconds(out: Path) -> dict[str, float]:
     except (OSError, ValueError):
         return {}
     return {key.removeprefix("seconds."): value for key, value in metrics.items() if key.startswith("seconds.")}
-
-

@@ -15,7 +15,9 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
     if cfg.n < 1:
         raise UserError(f"n={cfg.n}; take at least 1")
     if not texts and not cfg.image:
-        raise UserError('there is no prompt; type one in quotes, such as "a red bird", or give prompts=FILE or image=FILE')
+        raise UserError(
+            'there is no prompt; type one in quotes, such as "a red bird", or give prompts=FILE or image=FILE'
+        )
     if texts and cfg.image:
         raise UserError(f"image={cfg.image} and prompts were both given; sample from one of them at a time")
     for text in texts:
@@ -71,9 +73,7 @@ def _filled(images: list, n: int, wide: int) -> list:
 
     white = Image.new("RGB", images[0].size, "white")
     return [
-        image
-        for start in range(0, len(images), n)
-        for image in [*images[start : start + n], *[white] * (wide - n)]
+        image for start in range(0, len(images), n) for image in [*images[start : start + n], *[white] * (wide - n)]
     ]
 
 
@@ -83,7 +83,9 @@ def read_prompts(path: str | None) -> list[str]:
     try:
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as problem:
-        raise UserError(f"prompts={path} cannot be read ({problem}); give a UTF-8 file with one prompt a line") from problem
+        raise UserError(
+            f"prompts={path} cannot be read ({problem}); give a UTF-8 file with one prompt a line"
+        ) from problem
     texts = [line for line in lines if line]
     if not texts:
         raise UserError(f"prompts={path} has no prompt in it; write one a line")

@@ -70,14 +70,14 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
     images = Manifest.load(cfg.shards, "images")
     clip = load_clip(cfg.clip.model, cfg.clip.pretrained) if t.train.perceptual_weight > 0 else None
     inputs = {"images": images.content, "clip": clip.identity.fingerprint() if clip else None, "start": t.ckpt}
-    record = start(folder, "vqgan", settings, inputs)
-    if record.done:
-        return record
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
     data = ImageData(
         cfg.shards, t.image_size, t.train.batch_size, t.train.steps, cfg.seed, t.train.flip,
         cfg.trainer.num_workers, val_samples=cfg.trainer.val_samples,
     )  # fmt: skip
+    record = start(folder, "vqgan", settings, inputs)
+    if record.done:
+        return record
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
     vqgan = VQGAN(**settings["tokenizer"])
     if t.ckpt:
         vqgan.load_state_dict(submodule(read_checkpoint(t.ckpt, "vqgan"), "vqgan"))
@@ -85,7 +85,12 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
     for key in ("batch_size", "flip"):
         training.pop(key)
     module = VQGANModule(
-        vqgan, perceptual=clip.features if clip else None, gan_start=gan_start, settings=settings, **training
+        vqgan,
+        perceptual=clip.features if clip else None,
+        gan_start=gan_start,
+        seed=cfg.seed,
+        settings=settings,
+        **training,
     )
     if clip:
         clip.to(pick_device(cfg.trainer.device))
@@ -118,9 +123,7 @@ def encode_latents(cfg: Config, replace: bool = False) -> Manifest:
         "clip": {**clip.identity.describe(), "fingerprint": clip.identity.fingerprint()},
     }
     encoders = Encoders(settings["image_size"], tokens, clip.encode_image, clip.encode_text, device, identity)
-    return encode(
-        cfg.shards, cfg.latents, encoders, texts, source, cfg.encode.flip, cfg.encode.batch_size, replace
-    )
+    return encode(cfg.shards, cfg.latents, encoders, texts, source, cfg.encode.flip, cfg.encode.batch_size, replace)
 
 
 def check_latents(latents: Manifest, folder: str, path: Path, sha256: str, clip: FrozenClip) -> None:
@@ -164,7 +167,7 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     if m.ckpt:
         transformer.load_state_dict(submodule(read_checkpoint(m.ckpt, "transformer"), "transformer"))
     training.pop("batch_size")
-    module = TransformerModule(transformer, statistics["image_mean"], settings=settings, **training)
+    module = TransformerModule(transformer, statistics["image_mean"], seed=cfg.seed, settings=settings, **training)
     device = pick_device(cfg.trainer.device)
     vqgan.to(device)
     prompts = list(cfg.prompts)[:PREVIEWS]
@@ -198,12 +201,14 @@ def train_clip(cfg: Config, folder: Path) -> Record:
     architecture, training = asdict_of(c.architecture), asdict_of(c.train)
     settings = {"clip": architecture, "clip.train": training, "seed": cfg.seed}
     images = Manifest.load(cfg.shards, "images")
+    size = architecture["vision_cfg"]["image_size"]
+    data = CaptionedData(
+        cfg.shards, size, c.train.batch_size, c.train.steps, cfg.seed, val_samples=cfg.trainer.val_samples
+    )
     record = start(folder, "clip", settings, {"images": images.content})
     if record.done:
         return record
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    size = architecture["vision_cfg"]["image_size"]
-    data = CaptionedData(cfg.shards, size, c.train.batch_size, c.train.steps, cfg.seed, val_samples=cfg.trainer.val_samples)
     training.pop("batch_size")
     module = ClipModule(architecture, settings=settings, **training)
     fit(cfg, record, module, data, c.train.batch_size, None)
@@ -237,9 +242,7 @@ def fit(
     last = record.folder / "last.ckpt"
     checkpoint = read_checkpoint(last, record.stage)["clipgen"] if last.exists() else {"batches": 0}
     monitor = "val/loss" if data.n_val else None
-    trainer = make_trainer(
-        cfg.trainer, record.folder, module.steps, checkpoint["batches"], batch_size, monitor, draw
-    )
+    trainer = make_trainer(cfg.trainer, record.folder, module.steps, checkpoint["batches"], batch_size, monitor, draw)
     began = time.perf_counter()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)

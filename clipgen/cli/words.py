@@ -1,13 +1,15 @@
-"""Which words of `clipgen sample …` are settings and which are prompts, so that a prompt works as it is typed."""
+"""Which words of a command line are flags, settings, or (of `clipgen sample …`) prompts, taken as they are typed."""
 
 from dataclasses import fields
 
 from clipgen.config import SampleConfig
+from clipgen.errors import UserError
 
 KEYS = frozenset(field.name for field in fields(SampleConfig))
 FLAGS = {
     "-m": 0, "--multirun": 0, "-h": 0, "--help": 0, "--hydra-help": 0, "--version": 0, "--resolve": 0,
     "-c": 1, "--cfg": 1, "-p": 1, "--package": 1, "-i": 1, "--info": 1, "-cd": 1, "--config-dir": 1,
+    "-cn": 1, "--config-name": 1,
 }  # fmt: skip
 
 
@@ -26,6 +28,32 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
         else:
             prompts.append(word)
     return settings, prompts
+
+
+def for_hydra(words: list[str]) -> list[str]:
+    """Flags first, as argparse takes settings in one piece only; in a sweep, jobs are named by what is swept."""
+    flags, settings = [], []
+    left = iter(words)
+    for word in left:
+        if not word.startswith("-"):
+            settings.append(word)
+            continue
+        name, equals, _ = word.partition("=")
+        if name not in FLAGS:
+            raise UserError(f"{word} is no option; a setting is typed as key=value, such as name=birds")
+        flags.append(word)
+        flags.extend(value for _, value in zip(range(0 if equals else FLAGS[name]), left, strict=False))
+    if {"-m", "--multirun"} & set(flags):
+        settings.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed_keys(settings))}]")
+    return flags + settings
+
+
+def fixed_keys(settings: list[str]) -> list[str]:
+    """The keys, quoted, that are the same in all jobs of a sweep."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    overrides = OverridesParser.create().parse_overrides(settings)
+    return [f"'{override.get_key_element()}'" for override in overrides if not override.is_sweep_override()]
 
 
 def is_setting(word: str) -> bool:

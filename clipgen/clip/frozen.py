@@ -84,7 +84,7 @@ class FrozenClip(nn.Module):
             return torch.cat([F.normalize(self.model.encode_text(t).float(), dim=-1) for t in tokens.split(256)])
 
     def features(self, image_BCHW: Tensor) -> list[Tensor]:
-        """Feature maps (B, C, h, w) of the image tower, with gradients to the image: a perceptual loss that is offline."""
+        """Feature maps (B, C, h, w) of the image tower, with gradients to the image: for a perceptual loss."""
         with plain_attention(image_BCHW.device):
             found = self.model.visual.forward_intermediates(
                 self.preprocess(image_BCHW), intermediates_only=True, output_fmt="NCHW"
@@ -139,7 +139,9 @@ def load_clip(model: str, pretrained: str | None = None, device: str | torch.dev
 def _local_weights(model: str) -> Path:
     folder = Path(model.removeprefix(LOCAL_DIR))
     if not (folder / "open_clip_config.json").is_file():
-        raise UserError(f"clip.model={model}: there is no open_clip_config.json in {folder}; give a folder that has one")
+        raise UserError(
+            f"clip.model={model}: there is no open_clip_config.json in {folder}; give a folder that has one"
+        )
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
@@ -153,7 +155,9 @@ def _check_name(model: str, pretrained: str | None) -> None:
         raise UserError(f"clip.pretrained is empty: name weights for {model}, or use clip.model=local-dir:FOLDER")
     tags = open_clip.list_pretrained_tags_by_model(model.replace("/", "-"))
     if pretrained not in tags and not Path(pretrained).is_file():
-        raise UserError(f"clip.pretrained={pretrained} is neither a file nor a tag of {model} ({', '.join(tags) or 'none'})")
+        raise UserError(
+            f"clip.pretrained={pretrained} is neither a file nor a tag of {model} ({', '.join(tags) or 'none'})"
+        )
 
 
 def _check_activation(model: str, pretrained: str) -> None:
@@ -167,12 +171,12 @@ def _check_activation(model: str, pretrained: str) -> None:
     else:
         wanted = bool(open_clip.get_pretrained_cfg(model, pretrained).get("quick_gelu", False))
     has = bool((open_clip.get_model_config(model) or {}).get("quick_gelu", False))
-    if wanted is not None and wanted != has:
-        base = model.removesuffix("-quickgelu")
-        mend = f"{base}-quickgelu" if wanted else base
+    base = model.removesuffix("-quickgelu")
+    mend = f"{base}-quickgelu" if wanted else base
+    if wanted is not None and wanted != has and mend != model:  # roberta-ViT-B-32 has QuickGELU under its plain name
         raise UserError(
-            f"clip.model={model} has {'QuickGELU' if has else 'GELU'} but clip.pretrained={pretrained} was trained with "
-            f"{'QuickGELU' if wanted else 'GELU'}; use clip.model={mend}"
+            f"clip.model={model} has {'QuickGELU' if has else 'GELU'} but clip.pretrained={pretrained} was "
+            f"trained with {'QuickGELU' if wanted else 'GELU'}; use clip.model={mend}"
         )
 
 
@@ -185,7 +189,7 @@ def _embed_dim(net: nn.Module) -> int:
 def _quiet():
     """open_clip logs and warns while loading; what matters of it is an error here."""
     level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger().setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

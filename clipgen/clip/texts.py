@@ -40,7 +40,9 @@ def _lines(path: Path, name: str) -> list[str]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as problem:
-        raise UserError(f"{name} cannot be read ({problem}); give a UTF-8 text file with one caption a line") from problem
+        raise UserError(
+            f"{name} cannot be read ({problem}); give a UTF-8 text file with one caption a line"
+        ) from problem
     lines = [line for line in lines if line]
     if not lines:
         raise UserError(f"{name} has no captions; give a text file with one caption a line")

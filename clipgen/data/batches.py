@@ -87,8 +87,8 @@ class CaptionedBatches(ImageBatches):
     def _captions_of(self, i: int) -> list[str]:
         if not (captions := decode_captions(self.shards[i])):
             raise UserError(
-                f"{self.shards.where(i)} has no caption; a CLIP is trained on captioned images: run `clipgen prep` with "
-                "captions=FILE into another folder"
+                f"{self.shards.where(i)} has no caption; a CLIP is trained on captioned images: run `clipgen prep` "
+                "with captions=FILE into another folder"
             )
         return captions
 

@@ -61,13 +61,17 @@ def zero_shot(clip: FrozenClip, image_size: int, count: int = 1000) -> dict[str,
     chosen = [every[i] for i in (image_BE @ text_NE.T).argmax(1).tolist()]
     names = ("shape", "foreground", "background")
     metrics = {
-        f"clip.zero_shot.{name}": float(np.mean([got[i] == scene.combination[i] for got, scene in zip(chosen, drawn)]))
+        f"clip.zero_shot.{name}": float(
+            np.mean([got[i] == scene.combination[i] for got, scene in zip(chosen, drawn, strict=True)])
+        )
         for i, name in enumerate(names)
     }
     texts = [f"a {size} {s.colour} {s.shape} on a {s.background} background" for s in drawn for size in SIZES]
     text_BSE = clip.encode_text(texts).view(count, len(SIZES), -1)
     sizes = (image_BE[:, None] * text_BSE).sum(-1).argmax(1).tolist()
-    metrics["clip.zero_shot.size"] = float(np.mean([list(SIZES)[i] == s.size for i, s in zip(sizes, drawn)]))
+    metrics["clip.zero_shot.size"] = float(
+        np.mean([list(SIZES)[i] == s.size for i, s in zip(sizes, drawn, strict=True)])
+    )
     own_BE = text_BSE[torch.arange(count), [list(SIZES).index(scene.size) for scene in drawn]]
     metrics["clip.gap"] = float((image_BE.mean(0) - own_BE.mean(0)).norm())
     return metrics

@@ -28,49 +28,53 @@ MARGIN = 0.03  # least distance of a shape from the border, as a fraction of the
 HELD_OUT_SHARE = 0.1
 
 SIZE_WORDS = {"small": ("small", "tiny", "little"), "large": ("large", "big", "huge")}
-CAPTIONS = (
-    "a {size} {colour} {shape} on a {background} background",
-    "a {size} {colour} {shape} on a {background} background",
-    "{size} {colour} {shape} on {background}",
-    "a picture of a {size} {colour} {shape} on a {background} background",
-    "a {colour} {shape}, {size}, over a {background} background",
-    "{background} background with a {size} {colour} {shape}",
-    "one {size} {shape} in {colour}, over {background}",
-    "there is a {colour} {shape} on a {background} background, it is {size}",
-    "the {shape} is {colour} and {size}, the background is {background}",
-    "the background is {background}, the {shape} is {size} and {colour}",
-    "{background} behind a {size} {colour} {shape}",
-    "on {background}, a {size} {colour} {shape}",
-    "over a {background} background there is a {size} {shape} in {colour}",
-    "a {shape} that is {colour} and {size}, with {background} all around it",
-    "it is a {size} {shape}, coloured {colour}, and the background is {background}",
-    "{size} {shape} of {colour}, {background} background",
-    "a {background} picture of a {size} {colour} {shape}",
-    "{background} all over, and on it a {size} {colour} {shape}",
-    "{background} around a {shape}, {size} and {colour}",
-    "the background is {background} and the {shape} on it is {colour} and {size}",
-    "this picture has a {background} background and a {size} {shape} that is {colour}",
+# A caption is an object and a background, in either order. Many wordings make the CLIP read words and not positions;
+# the reworded prompts (prompts.py) are sentences that none of these give.
+OBJECTS = (
+    "a {size} {colour} {shape}",
+    "a {size} {colour} {shape}",
+    "one {size} {colour} {shape}",
+    "a {colour} {shape}, {size},",
+    "a {size} {shape} in {colour}",
+    "a {size} {shape} of {colour}",
+    "a {shape} that is {colour} and {size}",
+    "a {size} and {colour} {shape}",
+    "some {shape}, it is {colour} and {size},",
 )
-UNSIZED_CAPTIONS = (
-    "a {colour} {shape} on a {background} background",
-    "a {colour} {shape} on a {background} background",
-    "{colour} {shape} on {background}",
-    "a picture of a {colour} {shape} over a {background} background",
-    "{background} background with a {colour} {shape}",
-    "one {shape} in {colour}, over {background}",
-    "the {shape} is {colour}, the background is {background}",
-    "the background is {background}, the {shape} is {colour}",
-    "{background} behind a {colour} {shape}",
-    "on {background}, a {colour} {shape}",
-    "over a {background} background there is a {shape} in {colour}",
-    "a {shape} that is {colour}, with {background} all around it",
-    "it is a {shape}, coloured {colour}, and the background is {background}",
-    "{shape} of {colour}, {background} background",
-    "a {background} picture of a {colour} {shape}",
-    "{background} all over, and on it a {colour} {shape}",
-    "{background} around a {shape}, {colour}",
-    "the background is {background} and the {shape} on it is {colour}",
-    "this picture has a {background} background and a {shape} that is {colour}",
+UNSIZED_OBJECTS = (
+    "a {colour} {shape}",
+    "a {colour} {shape}",
+    "one {colour} {shape}",
+    "the {colour} {shape}",
+    "a {shape} in {colour}",
+    "some {shape} of {colour}",
+    "a {shape} that is {colour}",
+    "the {shape}, it is {colour},",
+)
+BEHIND = (
+    "on a {background} background",
+    "on a {background} background",
+    "on {background}",
+    "over a {background} background",
+    "on a background that is {background}",
+    "with {background} around it",
+    "and the background is {background}",
+    "in a picture of {background}",
+    "over a background of {background} colour",
+)
+BEFORE = (
+    "{background} background with",
+    "on {background},",
+    "over {background} is",
+    "{background} around",
+    "the background is {background} and on it is",
+    "in a {background} picture there is",
+    "a picture with a background of {background} and",
+)
+CAPTIONS, UNSIZED_CAPTIONS = (
+    tuple(f"{thing} {ground}" for thing in things for ground in BEHIND)
+    + tuple(f"{ground} {thing.rstrip(',')}" for thing in things for ground in BEFORE)
+    for things in (OBJECTS, UNSIZED_OBJECTS)
 )
 
 

@@ -39,7 +39,7 @@ OBJECT = 0.3  # alpha above it is object, for the flood fill
 RAMP = 0.2  # alpha below it counts as 0, above 1 - it as 1: noise and ripples vanish, areas stay
 EDGE_WIDTH = 3.1 / 32  # of the side; drawn 1.0 px of 32, noisy 1.6, blurred by 1 px 2.9; by 2 px from 3.3 in 95 of 100
 
-# Soft IoU: thin shapes lose more of it to a soft edge. Drawn pictures have 0.92 and more, blurred by 0.8 px 0.81 (thin ones)
+# Soft IoU: thin shapes lose more of it to a soft edge. Drawn pictures have 0.92 and more, blurred by 0.8 px 0.81 (thin)
 # to 0.93 (circle) and more; bitten ones in 95 of 100 at most 0.53 (ring) to 0.74 (triangle), patched ones 0.76 to 0.81,
 # and 0.88 where a triangle fits best. Half of a triangle may be one.
 LEAST_OVERLAP = {"circle": 0.83, "square": 0.83, "triangle": 0.85, "cross": 0.80, "ring": 0.82, "diamond": 0.83}

@@ -28,7 +28,7 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
 
 
 def perceptual_distance(features: Features, image_BCHW: Tensor, other_BCHW: Tensor) -> Tensor:
-    """Mean squared distance of unit-length feature vectors, averaged over the maps (LPIPS, arXiv 1801.03924, unweighted).
+    """Mean squared distance of unit-length feature vectors, averaged over maps (LPIPS, arXiv 1801.03924, unweighted).
 
     Gradients flow into `image_BCHW` only.
     """

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from clipgen.data.transforms import to_model_range, to_uint8
-from clipgen.schedule import set_learning_rates, warmup_linear
+from clipgen.schedule import seed_batch, set_learning_rates, warmup_linear
 from clipgen.tokenizer.discriminator import patch_gan
 from clipgen.tokenizer.loss import (
     Features,
@@ -46,6 +46,7 @@ class VQGANModule(pl.LightningModule):
         gan_channels: int = 32,
         gan_lr: float = 2e-4,
         clip_norm: float = 1.0,
+        seed: int = 0,
         settings: dict | None = None,
     ):
         super().__init__()
@@ -58,7 +59,7 @@ class VQGANModule(pl.LightningModule):
         self.continuous_steps, self.restart_every = continuous_steps, restart_every
         self.perceptual_weight, self.clip_norm = perceptual_weight, clip_norm
         self.gan_start, self.gan_weight, self.gan_lr = gan_start, gan_weight, gan_lr
-        self.settings = settings or {}
+        self.seed, self.settings = seed, settings or {}
         self.batches = 0  # Lightning's global_step counts both optimizers
 
     def configure_optimizers(self):
@@ -69,6 +70,7 @@ class VQGANModule(pl.LightningModule):
         return optimizers
 
     def training_step(self, batch: dict, _: int) -> None:
+        seed_batch(self.seed, self.batches, self.global_rank)
         image_BCHW = self.images(batch)
         optimizers = self.optimizers()
         optimizer, *adversary = optimizers if isinstance(optimizers, list) else [optimizers]
@@ -150,9 +152,12 @@ class VQGANModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["clipgen"] = {"stage": "vqgan", "batches": self.batches, "settings": self.settings}
-        dropped = [key for key in checkpoint["state_dict"] if key.startswith("perceptual.")]
-        for key in dropped:  # a frozen CLIP has its own files
+        for key in self._perceptual_state():  # a frozen network has its own files
             del checkpoint["state_dict"][key]
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.batches = checkpoint["clipgen"]["batches"]
+        checkpoint["state_dict"] |= self._perceptual_state()
+
+    def _perceptual_state(self) -> dict[str, Tensor]:
+        return {key: tensor for key, tensor in self.state_dict().items() if key.startswith("perceptual.")}

@@ -1,4 +1,4 @@
-"""Vector quantisation with low-dimensional, l2-normalised codes (ViT-VQGAN, arXiv 2110.04627; LlamaGen, arXiv 2406.06525).
+"""Vector quantisation with low-dimensional unit codes (ViT-VQGAN, arXiv 2110.04627; LlamaGen, arXiv 2406.06525).
 
 B batch, C channels of the encoder's output, D code size, K codebook size, h w token grid, N = B·h·w vectors
 """

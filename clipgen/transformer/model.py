@@ -153,6 +153,7 @@ def attend(q_BNSK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor) -> Tensor:
             later_ST = torch.ones(S, T, dtype=torch.bool, device=q_BNSK.device).triu(T - S + 1)
             scores_BNST = scores_BNST.masked_fill(later_ST, float("-inf"))
         return scores_BNST.softmax(-1) @ v_BNTK
+    assert S in (1, T), (S, T)  # torch counts its causal mask from the first position, not from the last
     return F.scaled_dot_product_attention(q_BNSK, k_BNTK, v_BNTK, is_causal=S > 1)
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clipgen.schedule import set_learning_rates, warmup_linear
+from clipgen.schedule import seed_batch, set_learning_rates, warmup_linear
 from clipgen.transformer.condition import centre, noise_to_cosine
 from clipgen.transformer.model import Transformer
 
@@ -32,6 +32,7 @@ class TransformerModule(pl.LightningModule):
         min_level: float = 0.5,
         label_smoothing: float = 0.0,
         clip_norm: float = 1.0,
+        seed: int = 0,
         settings: dict | None = None,
     ):
         super().__init__()
@@ -40,7 +41,7 @@ class TransformerModule(pl.LightningModule):
         self.register_buffer("image_mean_E", image_mean_E.float(), persistent=False)
         self.steps, self.lr, self.muon_lr, self.weight_decay, self.warmup = steps, lr, muon_lr, weight_decay, warmup
         self.min_level, self.label_smoothing, self.clip_norm = min_level, label_smoothing, clip_norm
-        self.settings = settings or {}
+        self.seed, self.settings = seed, settings or {}
         self.batches = 0
 
     def configure_optimizers(self):
@@ -51,6 +52,7 @@ class TransformerModule(pl.LightningModule):
         return [adamw, muon]
 
     def training_step(self, batch: dict, _: int) -> None:
+        seed_batch(self.seed, self.batches, self.global_rank)
         adamw, muon = self.optimizers()
         factor = warmup_linear(self.batches, self.steps, self.warmup)
         set_learning_rates([adamw], self.lr * factor)

@@ -25,8 +25,9 @@ def top_k_top_p(logits_BV: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor
     if top_p < 1.0:
         sorted_BV, order_BV = logits_BV.sort(-1, descending=True)
         p_BV = sorted_BV.softmax(-1)
-        before_BV = p_BV.cumsum(-1) - p_BV
-        logits_BV = logits_BV.masked_fill((before_BV >= top_p).scatter(-1, order_BV, before_BV >= top_p), float("-inf"))
+        beyond_BV = p_BV.cumsum(-1) - p_BV >= top_p
+        beyond_BV[:, 0] = False  # top_p = 0 is greedy
+        logits_BV = logits_BV.masked_fill(beyond_BV.scatter(-1, order_BV, beyond_BV), float("-inf"))
     return logits_BV
 
 
@@ -61,7 +62,13 @@ def generate(
     attention = model.blocks[0].attention
     head_dim = model.cos_TK.shape[1]
     cache = KVCache(
-        len(model.blocks), len(prefix_BPD), attention.heads, len(model.cos_TK), head_dim, _dtype(model), prefix_BPD.device
+        len(model.blocks),
+        len(prefix_BPD),
+        attention.heads,
+        len(model.cos_TK),
+        head_dim,
+        _dtype(model),
+        prefix_BPD.device,
     )
     x_BSD, tokens = prefix_BPD, []
     for i in range(L):

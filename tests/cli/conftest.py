@@ -73,10 +73,11 @@ def one_line() -> Callable[[Outcome], str]:
 
     def line(outcome: Outcome) -> str:
         assert outcome.status == 2, outcome
-        lines = [text for text in outcome.error.splitlines() if "clipgen: error:" in text]
-        assert len(lines) == 1 and outcome.error.strip().endswith(lines[0].strip()), outcome.error
+        bars, marker, line = outcome.error.partition("clipgen: error: ")
+        assert marker and line.count("\n") == 1 and line.endswith("\n"), outcome.error
+        assert all("\r" in bar or not bar for bar in bars.split("\n")), outcome.error
         assert "Traceback" not in outcome.error + outcome.said
-        return lines[0].partition("clipgen: error: ")[2]
+        return line.strip()
 
     return line
 

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from clipgen.cli.stages import check_latents
 from clipgen.data.manifest import Manifest
 from clipgen.pipeline import ClipGen
 
@@ -205,10 +203,9 @@ def test_a_sweep_reuses_the_data_and_leaves_a_folder_for_each_job(clipgen, tiny,
     assert outcome.status == 0, outcome.error
     for pattern, written in kept.items():
         assert stamps(copy, pattern) == written, pattern
-    jobs = sorted((tmp_path / "multirun" / "bars").iterdir())
-    assert len(jobs) == 2
-    for job, rate in zip(jobs, ("1e-3", "3e-3"), strict=True):
-        assert f"transformer.train.lr={rate}" in job.name, job.name
+    jobs = sorted(path for path in (tmp_path / "multirun" / "bars").iterdir() if path.is_dir())
+    assert [job.name for job in jobs] == ["transformer.train.lr=0.001", "transformer.train.lr=0.003"]
+    for job, rate in zip(jobs, ("0.001", "0.003"), strict=True):
         assert (job / "transformer" / "best.ckpt").is_file()
         stage = json.loads((job / "transformer" / "stage.json").read_text())
         assert stage["settings"]["transformer.train"]["lr"] == float(rate) and stage["status"] == "done"
@@ -428,10 +425,6 @@ def test_a_checkpoint_that_is_no_tokenizer_is_refused(clipgen, one_line, tiny, c
     assert says[content] in line
 
 
-def test_check_latents_is_what_training_asks():
-    assert callable(check_latents)
-
-
 # Ctrl-C
 
 INTERRUPTED = """
@@ -441,7 +434,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from clipgen.callbacks.throughput import Throughput
 def press(self, trainer, module, batch, batch_idx):
-    if module.batches == 4:
+    if module.batches == 1:
         os.kill(os.getpid(), signal.SIGINT)
     return start(self, trainer, module, batch, batch_idx)
 start, Throughput.on_train_batch_start = Throughput.on_train_batch_start, press
@@ -461,7 +454,7 @@ def test_ctrl_c_can_be_continued_to_the_same_end(clipgen, tiny, run_folder, tmp_
         capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300,
     )  # fmt: skip
     assert stopped.returncode == 130, stopped.stderr
-    assert "stopped after batch 5 of 6; the same command again continues" in stopped.stderr
+    assert "stopped after batch 2 of 6; the same command again continues" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert json.loads((tmp_path / stage / "stage.json").read_text())["status"] == "running"
 
@@ -470,4 +463,3 @@ def test_ctrl_c_can_be_continued_to_the_same_end(clipgen, tiny, run_folder, tmp_
     assert same_weights(tmp_path / stage / "last.ckpt", run_folder / stage / "last.ckpt")
     rows = (tmp_path / stage / "metrics.csv").read_text().splitlines()
     assert len(rows) == len((run_folder / stage / "metrics.csv").read_text().splitlines())
-    assert signal.getsignal(signal.SIGINT) is not signal.SIG_DFL

@@ -34,7 +34,8 @@ def test_encode_and_decode_are_the_halves_of_forward():
     tokens_Bhw = model.encode(image_BCHW)
     assert torch.equal(tokens_Bhw, made.tokens_Bhw)
     assert len(tokens_Bhw.unique()) > 1
-    assert 0 <= tokens_Bhw.min() and tokens_Bhw.max() < 32
+    assert tokens_Bhw.min() >= 0
+    assert tokens_Bhw.max() < 32
     torch.testing.assert_close(model.decode(tokens_Bhw), made.image_BCHW)
 
 

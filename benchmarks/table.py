@@ -1,0 +1,48 @@
+"""Timing and tables for the benchmarks: median of several rounds, ours and the peer in turn, the machine above it."""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from clipgen.cli.machine import describe, pick_device
+
+
+def seconds(ours: Callable[[], None], peer: Callable[[], None], rounds: int = 7) -> tuple[float, float]:
+    """Median seconds of each, measured in turn after a warm-up, so that drift hits both."""
+    for work in (ours, peer):
+        work()
+        work()
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for work, taken in zip((ours, peer), times, strict=True):
+            began = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - began)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def row(name: str, unit: str, ours: float, peer: float, peer_name: str, limit: float | None = None) -> dict:
+    """A ratio above 1 means that ours is better; times are better when smaller, rates when larger."""
+    ratio = peer / ours if unit in ("s", "ms") else ours / peer
+    return {
+        "row": name, "unit": unit, "ours": ours, "peer": peer, "peer_name": peer_name, "ratio": ratio, "limit": limit,
+    }  # fmt: skip
+
+
+def show(rows: list[dict], title: str) -> None:
+    """Print the table; `--json FILE` writes the rows."""
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    about = describe(pick_device("auto"))
+    print(f"{title}\n{about['device']}, {about['threads']} threads, torch {torch.__version__}")
+    print(f"{'':<44}{'unit':>8}{'ours':>12}{'peer':>12}{'ratio':>8}  peer")
+    for r in rows:
+        print(f"{r['row']:<44}{r['unit']:>8}{r['ours']:>12.3g}{r['peer']:>12.3g}{r['ratio']:>8.2f}  {r['peer_name']}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

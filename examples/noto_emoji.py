@@ -1,0 +1,79 @@
+"""Noto emoji, split in halves: names of one half train a small CLIP, pictures of the other half train the generator.
+
+    python examples/noto_emoji.py split noto_emoji.tar outputs/emoji
+    python examples/noto_emoji.py retrieval outputs/emoji outputs/emoji_clip/clip
+
+Emoji that differ in skin tone or hair only stand on the same side. N pictures, E embedding size
+"""
+
+import csv
+import hashlib
+import io
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from clipgen.clip.frozen import load_clip
+from clipgen.data.transforms import center_crop_resize, to_model_range
+from data_prep.decode import decode
+
+SIDES = ("named", "pictures")
+
+
+def split(tar: Path, out: Path) -> None:
+    """`out`/named and `out`/pictures with a table of names beside each."""
+    with tarfile.open(tar) as archive:
+        members = {member.name: member for member in archive.getmembers() if member.isfile()}
+        table = next(name for name in members if name.endswith("names.tsv"))
+        text = archive.extractfile(members[table]).read().decode("utf-8")
+        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t"))
+        tables = {side: ["file\tcaption"] for side in SIDES}
+        for row in rows:
+            base = row["name"].split(":")[0]
+            side = SIDES[hashlib.sha256(base.encode()).digest()[0] % 2]
+            member = next((name for name in members if name.endswith("/" + row["file"])), None)
+            if member is None:
+                continue
+            path = out / side / row["file"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(archive.extractfile(members[member]).read())
+            name = row["name"].replace(":", ",")
+            for caption in (name, f"an emoji of {name}", f"{name}, {row['subgroup'].replace('-', ' ')}"):
+                tables[side].append(f"{row['file']}\t{caption}")
+    for side, lines in tables.items():
+        (out / f"{side}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        print(f"{side}: {(len(lines) - 1) // 3} pictures in {out / side}")
+
+
+def retrieval(folder: Path, clip_folder: Path) -> None:
+    """How often a name of each half finds its own picture among that half's, against chance."""
+    clip = load_clip(f"local-dir:{clip_folder}")
+    for side in SIDES:
+        names: dict[str, str] = {}
+        for line in (folder / f"{side}.tsv").read_text(encoding="utf-8").splitlines()[1:]:
+            file, caption = line.split("\t")
+            names.setdefault(file, caption)
+        size = clip.identity.image_size
+        pictures = [center_crop_resize(decode((folder / side / f).read_bytes(), 1 << 24), size) for f in names]
+        pixels_NHWC = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
+        image_NE = torch.cat([clip.encode_image(to_model_range(part)) for part in pixels_NHWC.split(256)])
+        text_NE = clip.encode_text(list(names.values()))
+        ranks_N = ((text_NE @ image_NE.T) > (text_NE * image_NE).sum(1, keepdim=True)).sum(1)
+        n = len(names)
+        for k in (1, 10, 100):
+            share = float((ranks_N < k).float().mean())
+            print(f"{side:<9} name → picture, among {n}: top-{k:<4}{share:7.2%}   (chance {k / n:.2%})")
+
+
+def main() -> None:
+    commands = {"split": split, "retrieval": retrieval}
+    if len(sys.argv) != 4 or sys.argv[1] not in commands:
+        raise SystemExit(__doc__)
+    commands[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+
+
+if __name__ == "__main__":
+    main()

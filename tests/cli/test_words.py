@@ -1,0 +1,79 @@
+"""Prompts are typed as people type them; Hydra's grammar sees settings only."""
+
+import pytest
+
+from clipgen.cli.words import fixed_keys, for_hydra, split_words
+from clipgen.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a red circle on a blue background",
+        "red, green, and blue",
+        "a \"quoted\" 'word'",
+        "time: noon; place: [Rome] {old} (town)",
+        "E = mc²",
+        "a=b",
+        "size=4",
+        "x.n=4",
+        "N=4",
+        " n=4",
+        "n",
+        "=4",
+        "größer, 赤い円, 🎈",
+        "${oops}",
+        "$(rm -rf)",
+        "\\n",
+        "",
+        "~seed",
+        "+n",
+        "-7 degrees",
+        "--what",
+        "50% off!",
+        "a\nb",
+    ],
+)
+def test_a_prompt_stays_as_it_is_typed(prompt):
+    assert split_words(["model=m", prompt, "n=2"]) == (["model=m", "n=2"], [prompt])
+
+
+@pytest.mark.parametrize(
+    "word", ["n=4", "seed=0", "model=outputs/a b/model", "out=x=y", "prompts=file.txt", "top_p=", "hydra.verbose=true"]
+)
+def test_a_known_key_before_the_equals_sign_makes_a_setting(word):
+    assert split_words(["a cat", word]) == ([word], ["a cat"])
+
+
+def test_after_two_dashes_everything_is_a_prompt():
+    words = ["n=2", "a cat", "--", "n=4", "--help", "--", "-m"]
+    assert split_words(words) == (["n=2"], ["a cat", "n=4", "--help", "--", "-m"])
+
+
+def test_prompts_keep_their_order_and_repeat():
+    assert split_words(["b", "n=1", "a", "b"])[1] == ["b", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    "flags", [["-m"], ["--multirun"], ["--help"], ["-h"], ["--cfg", "job"], ["-c", "job"], ["--config-dir", "my conf"]]
+)
+def test_flags_and_their_values_are_no_prompts(flags):
+    assert split_words(["a cat", *flags, "a dog"]) == (flags, ["a cat", "a dog"])
+
+
+def test_flags_stand_before_settings_wherever_they_were_typed():
+    assert for_hydra(["a=1", "--cfg", "job", "b=2", "--resolve"]) == ["--cfg", "job", "--resolve", "a=1", "b=2"]
+    assert for_hydra(["a=1", "--cfg=job", "b=2"]) == ["--cfg=job", "a=1", "b=2"]
+
+
+def test_a_sweep_names_its_jobs_by_what_is_swept():
+    words = for_hydra(["stage=clip", "-m", "lr=1,2", "clip.model='a,b'", "seed=range(3)"])
+    excluded = "hydra.job.config.override_dirname.exclude_keys=['stage','clip.model']"
+    assert words == ["-m", "stage=clip", "lr=1,2", "clip.model='a,b'", "seed=range(3)", excluded]
+    assert fixed_keys(["a=1", "b=1,2", "c=[1,2]"]) == ["'a'", "'c'"]
+
+
+@pytest.mark.parametrize("word", ["--images=x", "--steps", "-n", "--"])
+def test_an_unknown_option_is_explained(word):
+    with pytest.raises(UserError, match=f"{word} is no option; a setting is typed as key=value"):
+        for_hydra(["name=a", word])

@@ -1,0 +1,108 @@
+"""What no type can hold is refused in one line that names the key, the value and the mend."""
+
+import pytest
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from clipgen.config import Config, check, complete
+from clipgen.errors import UserError
+
+
+def config(*words: str) -> Config:
+    return OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.from_dotlist(list(words)))
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        ("tokenizer.image_size=36 tokenizer.downsample=8", "tokenizer.image_size=36 tokenizer.downsample=8 take 32"),
+        ("tokenizer.image_size=9 tokenizer.downsample=16", "tokenizer.image_size=9 tokenizer.downsample=16 take 16"),
+        (
+            "tokenizer.downsample=4 tokenizer.channel_multipliers=[1,2]",
+            "tokenizer.channel_multipliers=[1, 2] by 2 tokenizer.downsample=4 give 3 multipliers",
+        ),
+        (
+            "tokenizer.downsample=16 tokenizer.channel_multipliers=[1,1,2]",
+            "tokenizer.channel_multipliers=[1, 1, 2] by 4 tokenizer.downsample=16 give 5 multipliers",
+        ),
+        ("tokenizer.codebook_size=65537", "tokenizer.codebook_size=65537 uint16 65536"),
+        ("tokenizer.codebook_size=1", "tokenizer.codebook_size=1 2"),
+        ("tokenizer.codebook_size=0", "tokenizer.codebook_size=0 2"),
+        ("tokenizer.codebook_size=-5", "tokenizer.codebook_size=-5 2"),
+        ("tokenizer.channels=48", "tokenizer.channels=48 32"),
+        ("transformer.width=100 transformer.heads=3", "transformer.width=100 transformer.heads=3 heads=1"),
+        ("transformer.width=192 transformer.heads=32", "transformer.width=192 transformer.heads=32 heads=3"),
+        ("transformer.cond_drop_prob=1.5", "transformer.cond_drop_prob=1.5 0 to 1"),
+        ("transformer.train.min_level=-0.1", "transformer.train.min_level=-0.1 0 to 1"),
+        ("sampling.fidelity=2", "sampling.fidelity=2 0 to 1"),
+        ("sampling.top_p=-1", "sampling.top_p=-1 0 to 1"),
+        ("tokenizer.train.steps=0", "tokenizer.train.steps=0 at least 1"),
+        ("transformer.train.steps=-1", "transformer.train.steps=-1 at least 1"),
+        ("tokenizer.train.batch_size=0", "tokenizer.train.batch_size=0 at least 1"),
+        ("transformer.train.batch_size=0", "transformer.train.batch_size=0 at least 1"),
+        ("encode.batch_size=0", "encode.batch_size=0 at least 1"),
+        ("sampling.batch_size=0", "sampling.batch_size=0 at least 1"),
+        ("tokenizer.image_size=0 tokenizer.downsample=4", "tokenizer.image_size=0"),
+        ("tokenizer.image_size=-32", "tokenizer.image_size=-32"),
+        ("tokenizer.downsample=0", "tokenizer.downsample=0"),
+        ("tokenizer.channels=0", "tokenizer.channels=0"),
+        ("tokenizer.channels=32 tokenizer.norm_groups=5", "tokenizer.norm_groups=5"),
+        ("tokenizer.norm_groups=0", "tokenizer.norm_groups=0"),
+        ("tokenizer.res_blocks=0", "tokenizer.res_blocks=0"),
+        ("tokenizer.code_dim=0", "tokenizer.code_dim=0"),
+        ("tokenizer.z_channels=0", "tokenizer.z_channels=0"),
+        ("tokenizer.train.restart_every=0", "tokenizer.train.restart_every=0"),
+        ("transformer.width=0", "transformer.width=0"),
+        ("transformer.depth=0", "transformer.depth=0"),
+        ("transformer.heads=0 transformer.width=64", "transformer.heads=0"),
+        ("transformer.n_prefix=0", "transformer.n_prefix=0"),
+        ("transformer.dropout=1.5", "transformer.dropout=1.5"),
+        ("trainer.val_every=0", "trainer.val_every=0"),
+        ("trainer.grid_every=0", "trainer.grid_every=0"),
+        ("trainer.num_workers=-1", "trainer.num_workers=-1"),
+    ],
+)
+def test_what_is_impossible_is_named_in_one_line(words, says):
+    with pytest.raises(UserError) as raised:
+        check(config(*words.split()))
+    line = str(raised.value)
+    assert "\n" not in line
+    for word in says.split():
+        assert word in line, line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "tokenizer.image_size=256 tokenizer.downsample=16 tokenizer.channel_multipliers=[1,1,2,2,4]",
+        "tokenizer.image_size=48 tokenizer.downsample=8",
+        "tokenizer.codebook_size=65536",
+        "tokenizer.codebook_size=2",
+        "transformer.width=64 transformer.heads=16",
+        "transformer.cond_drop_prob=0 sampling.top_p=1 sampling.fidelity=0",
+        "tokenizer.train.steps=1 trainer.num_workers=0",
+    ],
+)
+def test_what_is_possible_passes(words):
+    check(config(*words.split()))
+
+
+def test_an_unknown_key_and_a_wrong_type_are_errors():
+    for words in ("tokenizer.sizes=3", "tokenizer.image_size=large", "seed=null", "trainer.loggers=csv"):
+        with pytest.raises(OmegaConfBaseException):
+            config(words)
+
+
+def test_a_completed_config_is_resolved_and_still_open_to_choices():
+    cfg = complete(config("name=birds", "clip.model=m", "tokenizer.image_size=32"))
+    assert cfg.shards == "outputs/birds/shards" and cfg.tokenizer.downsample is None
+    cfg.tokenizer.downsample = 4
+    with pytest.raises(OmegaConfBaseException):
+        cfg.tokenizer.down = 4
+
+
+def test_a_broken_interpolation_is_one_line():
+    with pytest.raises(UserError, match="nowhere") as raised:
+        complete(config("out=${nowhere}"))
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,127 @@
+"""What is left open is chosen from the images and the machine, and each choice says why."""
+
+import itertools
+
+import pytest
+from omegaconf import OmegaConf
+
+from clipgen.config import Config, check
+from clipgen.defaults import Facts, choose, choose_image_size
+from clipgen.errors import UserError
+
+MACHINES = [(False, 1), (False, 2), (False, 96), (True, 2), (True, 64)]
+STAYS_OPEN = {"images", "captions", "stage", "experiment", "world", "prep.size", "trainer.threads"}  # or never chosen
+
+
+def config(*words: str) -> Config:
+    return OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.from_dotlist(["clip.model=m", *words]))
+
+
+def flat(tree, prefix: str = "") -> dict[str, object]:
+    found = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def values(cfg: Config) -> dict[str, object]:
+    return flat(OmegaConf.to_container(cfg))
+
+
+def open_keys(cfg: Config) -> set[str]:
+    return {key for key, value in values(cfg).items() if value is None and not key.endswith((".ckpt", ".pretrained"))}
+
+
+@pytest.mark.parametrize("gpu, cores", MACHINES)
+@pytest.mark.parametrize("n_images", [1, 60, 5_000, 60_000, 400_000, 2_000_000])
+@pytest.mark.parametrize("side", [32, 64, 100, 128, 256, 4000])
+def test_nothing_is_left_open_and_every_choice_is_possible(gpu, cores, n_images, side):
+    cfg = config()
+    choices = choose_image_size(cfg, side, gpu)
+    before = open_keys(cfg)
+    choices += choose(cfg, Facts(n_images, cfg.tokenizer.image_size, gpu, cores))
+    assert open_keys(cfg) <= STAYS_OPEN | {"clip.captions"}
+    check(cfg)
+    assert cfg.tokenizer.image_size <= side
+    grid = cfg.tokenizer.image_size // cfg.tokenizer.downsample
+    assert grid * cfg.tokenizer.downsample == cfg.tokenizer.image_size and 4 <= grid <= 32
+    assert cfg.tokenizer.channels % cfg.tokenizer.norm_groups == 0
+    assert {choice.key for choice in choices} >= before - STAYS_OPEN - {"clip.captions"}
+
+
+def test_each_choice_has_a_key_a_value_and_a_reason():
+    cfg = config()
+    choices = choose_image_size(cfg, 100, False) + choose(cfg, Facts(1234, 64, False, 2))
+    chosen = values(cfg)
+    for choice in choices:
+        assert chosen[choice.key] == choice.value
+        assert len(choice.reason) > 5 and "\n" not in choice.reason
+    reasons = " ".join(choice.reason for choice in choices)
+    assert "1,234 images" in reasons and "2 CPU cores" in reasons and "100 pixels" in reasons
+
+
+OWN = {
+    "tokenizer.image_size": 96, "tokenizer.downsample": 2, "tokenizer.codebook_size": 300, "tokenizer.channels": 96,
+    "tokenizer.res_blocks": 3, "tokenizer.norm_groups": 6, "tokenizer.train.steps": 7, "tokenizer.train.batch_size": 3,
+    "tokenizer.train.lr": 0.5, "transformer.width": 80, "transformer.depth": 3, "transformer.heads": 5,
+    "transformer.dropout": 0.25, "transformer.train.batch_size": 9, "transformer.train.steps": 11,
+    "trainer.val_every": 2, "trainer.grid_every": 5, "prep.workers": 13,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("gpu, cores", MACHINES)
+def test_what_the_user_set_is_never_changed(gpu, cores):
+    for count in (1, len(OWN)):
+        for keys in itertools.islice(itertools.combinations(OWN, count), 40):
+            cfg = config(*(f"{key}={OWN[key]}" for key in keys))
+            choices = choose_image_size(cfg, 128, gpu) + choose(cfg, Facts(500, 128, gpu, cores))
+            found = values(cfg)
+            assert {key: found[key] for key in keys} == {key: OWN[key] for key in keys}
+            assert not {choice.key for choice in choices} & set(keys)
+
+
+def test_a_second_time_nothing_is_chosen():
+    cfg = config()
+    choose_image_size(cfg, 64, True)
+    choose(cfg, Facts(500, 64, True, 4))
+    assert choose_image_size(cfg, 64, True) == [] and choose(cfg, Facts(9_000_000, 64, False, 1)) == []
+
+
+def test_multipliers_decide_the_downsampling():
+    cfg = config("tokenizer.channel_multipliers=[1,2,2,2]", "tokenizer.image_size=64")
+    choices = choose(cfg, Facts(500, 64, False, 2))
+    assert cfg.tokenizer.downsample == 8
+    assert next(c.reason for c in choices if c.key == "tokenizer.downsample") == "tokenizer.channel_multipliers"
+
+
+@pytest.mark.parametrize("side, gpu, size", [(32, True, 32), (63, True, 32), (130, True, 128), (5000, True, 256), (300, False, 64)])
+def test_the_size_is_the_largest_that_images_and_machine_allow(side, gpu, size):
+    cfg = config()
+    choose_image_size(cfg, side, gpu)
+    assert cfg.tokenizer.image_size == size
+
+
+def test_the_size_that_was_packed_is_the_size_to_train_at():
+    cfg = config("prep.size=48")
+    (choice,) = choose_image_size(cfg, 5000, True)
+    assert cfg.tokenizer.image_size == 48 and choice.reason == "prep.size"
+
+
+def test_images_that_are_too_small_are_named():
+    with pytest.raises(UserError, match=r"images=birds: the images are 20 pixels small, 32 is the least"):
+        choose_image_size(config("images=birds"), 20, False)
+
+
+def test_a_downsampling_without_multipliers_is_named():
+    cfg = config("tokenizer.downsample=3", "tokenizer.image_size=33")
+    with pytest.raises(UserError, match=r"tokenizer\.downsample=3; take 2, 4, 8 or 16, or give tokenizer\.channel_mult"):
+        choose(cfg, Facts(500, 33, False, 2))
+
+
+def test_more_images_and_a_gpu_mean_larger_networks():
+    sizes = []
+    for n_images, gpu in ((500, False), (500, True), (300_000, True), (3_000_000, True)):
+        cfg = config("tokenizer.image_size=128")
+        choose(cfg, Facts(n_images, 128, gpu, 8))
+        sizes.append((cfg.transformer.width, cfg.transformer.depth))
+    assert sizes == sorted(sizes) and len(set(sizes)) == 4

@@ -1,0 +1,295 @@
+"""The object a user holds: what a prompt gives, what a model folder holds, and what bad input gets."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from clipgen import ClipGen
+from clipgen.clip.frozen import load_clip
+from clipgen.errors import UserError
+from clipgen.pipeline import image_seed
+from clipgen.tokenizer.vqgan import VQGAN
+from clipgen.transformer.model import Transformer
+
+TOKENIZER = dict(
+    image_size=16, codebook_size=32, code_dim=4, channels=32, channel_multipliers=[1, 1, 1], res_blocks=1,
+    z_channels=8, norm_groups=8,
+)  # fmt: skip
+TRANSFORMER = dict(grid=[4, 4], codebook_size=32, embed_dim=16, width=32, depth=2, heads=2, n_prefix=3)
+SAMPLING = dict(guidance_scale=2.0, temperature=1.0, top_k=0, top_p=1.0, fidelity=0.9, batch_size=4)
+PROMPTS = ["a red circle", "a blue ring on white", "größe, 赤い円 = 🎈"]
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_clip_folder) -> ClipGen:
+    """An untrained generator whose weights are large enough for prompt and seed to make a difference."""
+    torch.manual_seed(0)
+    vqgan, transformer = VQGAN(**TOKENIZER), Transformer(**TRANSFORMER)
+    torch.nn.init.normal_(transformer.head.weight, std=0.5)
+    for block in transformer.blocks:
+        for matrix in (block.attention.qkv.weight, block.attention.out.weight):
+            torch.nn.init.normal_(matrix, std=0.2)
+    clip = load_clip(f"local-dir:{tiny_clip_folder}")
+    statistics = {
+        "image_mean": clip.encode_image(torch.rand(20, 3, 32, 32)).mean(0),
+        "text_mean": clip.encode_text(["a", "b", "red", "two blue squares"]).mean(0),
+    }
+    settings = {"tokenizer": TOKENIZER, "transformer": TRANSFORMER}
+    return ClipGen(vqgan, transformer, clip, statistics, dict(SAMPLING), settings)
+
+
+@pytest.fixture(scope="module")
+def saved(pipeline, tmp_path_factory) -> Path:
+    """The pipeline's model folder. Not to be changed."""
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copied(saved, tmp_path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+def pixels(images: list[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(image) for image in images])
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        ClipGen.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)
+    return str(caught.value)
+
+
+def test_prompts_give_images(pipeline):
+    images = pipeline.generate(PROMPTS, n=2, seed=3)
+    assert len(images) == 6
+    assert {(image.mode, image.size) for image in images} == {("RGB", (16, 16))}
+    assert len(np.unique(pixels(images), axis=0)) == 6
+    assert pipeline.generate([], n=2) == []
+
+
+def test_saving_and_loading_gives_the_same_pixels(pipeline, saved):
+    loaded = ClipGen.from_pretrained(saved)
+    assert loaded.sampling == pipeline.sampling
+    assert np.array_equal(pixels(loaded.generate(PROMPTS, n=2)), pixels(pipeline.generate(PROMPTS, n=2)))
+
+
+def test_a_saved_folder_can_be_saved_again(saved, tmp_path):
+    again = tmp_path / "again"
+    ClipGen.from_pretrained(saved).save_pretrained(again)
+    for path in saved.rglob("*"):
+        if path.is_file():
+            assert (again / path.relative_to(saved)).read_bytes() == path.read_bytes(), path
+    ClipGen.from_pretrained(again).save_pretrained(again)  # in place
+    assert ClipGen.from_pretrained(again).generate(["x"], n=1)
+
+
+def test_the_folder_works_wherever_it_lies(pipeline, saved, tmp_path):
+    moved = shutil.copytree(saved, tmp_path / "elsewhere")
+    hidden = saved.rename(saved.with_name("hidden"))
+    try:
+        made = ClipGen.from_pretrained(moved).generate(PROMPTS, n=1)
+    finally:
+        hidden.rename(saved)
+    assert np.array_equal(pixels(made), pixels(pipeline.generate(PROMPTS, n=1)))
+
+
+def test_what_the_folder_holds(saved):
+    names = {path.relative_to(saved).as_posix() for path in saved.rglob("*") if path.is_file()}
+    assert {"config.json", "README.md", "clip/open_clip_config.json"} < names
+    assert {Path(name).suffix for name in names} <= {".json", ".safetensors", ".md", ".txt"}
+    for name in names:
+        content = (saved / name).read_bytes()
+        assert not content.startswith((b"\x80", b"PK\x03\x04")), f"{name} is a pickle"
+    assert (saved / "README.md").read_text(encoding="utf-8").startswith("---\nlibrary_name: clipgen")
+
+
+def test_a_clip_from_a_pickle_is_saved_as_safetensors(pipeline, tiny_clip_folder, tmp_path):
+    folder = Path(shutil.copytree(tiny_clip_folder, tmp_path / "clip"))
+    weights = folder / "open_clip_model.safetensors"
+    torch.save(load_file(weights), folder / "open_clip_pytorch_model.bin")
+    weights.unlink()
+    clip = load_clip(f"local-dir:{folder}")
+    settings = {"tokenizer": TOKENIZER, "transformer": TRANSFORMER}
+    parts = (pipeline.vqgan, pipeline.transformer, clip, pipeline.statistics, dict(SAMPLING), settings)
+    ClipGen(*parts).save_pretrained(tmp_path / "model")
+    assert not list((tmp_path / "model").rglob("*.bin"))
+    made = ClipGen.from_pretrained(tmp_path / "model").generate(PROMPTS, n=1)
+    assert np.array_equal(pixels(made), pixels(pipeline.generate(PROMPTS, n=1)))
+
+
+def test_an_image_depends_on_its_prompt_number_and_seed_only(pipeline):
+    wanted = pixels(pipeline.generate(PROMPTS, n=3, seed=5))
+    for size in (1, 2, 5, 100):
+        assert np.array_equal(pixels(pipeline.generate(PROMPTS, n=3, seed=5, batch_size=size)), wanted)
+    alone = pipeline.generate(PROMPTS[1:2], n=3, seed=5)
+    assert np.array_equal(pixels(alone), wanted[3:6])
+    fewer = pipeline.generate(PROMPTS[1:2], n=2, seed=5)
+    assert np.array_equal(pixels(fewer), wanted[3:5])
+    turned = pipeline.generate(PROMPTS[::-1], n=3, seed=5)
+    assert np.array_equal(pixels(turned), wanted.reshape(3, 3, 16, 16, 3)[::-1].reshape(wanted.shape))
+    other = pixels(pipeline.generate(PROMPTS, n=3, seed=6))
+    assert not any(np.array_equal(a, b) for a, b in zip(wanted, other, strict=True))
+
+
+def test_image_seeds_do_not_meet():
+    seeds = {image_seed(prompt, seed, i) for prompt in ("", "a", "1 a") for seed in (0, 1, 11) for i in (0, 1, 11)}
+    assert len(seeds) == 27
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_settings_are_used(pipeline):
+    plain = pixels(pipeline.generate(PROMPTS[:1], n=4))
+    for change in ({"guidance_scale": 9.0}, {"temperature": 5.0}, {"fidelity": 0.0}, {"top_k": 2}, {"top_p": 0.2}):
+        assert not np.array_equal(pixels(pipeline.generate(PROMPTS[:1], n=4, **change)), plain), change
+    unset = dict.fromkeys(SAMPLING)  # None: the model's own
+    assert np.array_equal(pixels(pipeline.generate(PROMPTS[:1], n=4, **unset)), plain)
+    greedy = pixels(pipeline.generate(PROMPTS[:1], n=4, top_p=0.0))
+    assert len(np.unique(greedy, axis=0)) == 1
+
+
+def test_progress_is_told(pipeline):
+    told = []
+    pipeline.generate(PROMPTS, n=3, on_batch=told.append)
+    assert told == [4, 4, 1]
+
+
+def test_variations_of_an_image(pipeline):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
+    made = pixels(pipeline.vary(image, n=3, seed=1))
+    assert made.shape == (3, 16, 16, 3)
+    assert np.array_equal(pixels(pipeline.vary(image.convert("RGBA"), n=3, seed=1)), made)
+    assert np.array_equal(pixels(pipeline.vary(image, n=3, seed=1, fidelity=1.0)), made)
+    assert not np.array_equal(pixels(pipeline.vary(image, n=3, seed=2)), made)
+    assert not np.array_equal(pixels(pipeline.vary(image, n=3, seed=1, fidelity=0.0)), made)
+
+
+def test_scores_are_the_clips_cosines(pipeline):
+    images = pipeline.generate(PROMPTS, n=1)
+    scores = pipeline.scores(images, PROMPTS)
+    turned = pipeline.scores(images[::-1], PROMPTS[::-1])
+    assert scores == pytest.approx(turned[::-1], abs=1e-5)
+    image_BE = pipeline.clip.encode_image(pipeline._tensor(images))
+    assert scores == pytest.approx((image_BE * pipeline.clip.encode_text(PROMPTS)).sum(-1).tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("empty", ["", "  ", "\n\t"])
+def test_an_empty_prompt(pipeline, empty):
+    with pytest.raises(UserError, match="prompt 2 is empty"):
+        pipeline.generate(["a red circle", empty])
+
+
+def test_a_prompt_that_is_no_list(pipeline):
+    with pytest.raises(UserError, match="give a list"):
+        pipeline.generate("a red circle")
+
+
+def test_an_unknown_setting(pipeline):
+    with pytest.raises(UserError, match=r"unknown setting guidance; choose from .*guidance_scale"):
+        pipeline.generate(PROMPTS, guidance=3.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("top_p", 1.1), ("top_p", -0.1), ("fidelity", 2), ("temperature", -1), ("guidance_scale", float("nan")),
+        ("top_k", -1), ("top_k", 33), ("batch_size", 0),
+    ],
+)  # fmt: skip
+def test_a_value_out_of_range(pipeline, key, value):
+    with pytest.raises(UserError, match=f"{key}={value} is out of range; take a value from"):
+        pipeline.generate(PROMPTS, **{key: value})
+
+
+def test_a_folder_that_is_missing_or_no_model(tmp_path):
+    assert "has no config.json" in refused(tmp_path / "absent")
+    assert "has no config.json" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "transformer", "statistics"])
+def test_weights_that_are_missing_or_broken(copied, name):
+    path = copied / f"{name}.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    assert "is not a readable safetensors file" in refused(copied)
+    path.write_bytes(b"")
+    assert "is not a readable safetensors file" in refused(copied)
+    path.unlink()
+    assert "does not exist" in refused(copied)
+
+
+def test_weights_of_another_size(copied):
+    path = copied / "transformer.safetensors"
+    state = load_file(path)
+    save_file({**state, "head.weight": state["head.weight"][:7].clone()}, path)
+    assert "does not fit" in refused(copied)
+
+
+def test_statistics_without_a_mean(copied):
+    path = copied / "statistics.safetensors"
+    save_file({"image_mean": load_file(path)["image_mean"]}, path)
+    assert "has no text_mean" in refused(copied)
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[]", "{}", '{"settings": {}}', '{"settings": {}, "clip": {}}'])
+def test_a_broken_config(copied, text):
+    (copied / "config.json").write_text(text)
+    assert "config.json is not readable" in refused(copied)
+
+
+def test_a_config_with_a_part_missing_or_unknown(copied):
+    config = json.loads((copied / "config.json").read_text())
+    for change in (
+        {"settings": {"tokenizer": TOKENIZER}},
+        {"settings": {"tokenizer": TOKENIZER | {"colour": 1}, "transformer": TRANSFORMER}},
+    ):
+        (copied / "config.json").write_text(json.dumps(config | change))
+        assert "config.json is not readable" in refused(copied)
+    del config["sampling"]
+    (copied / "config.json").write_text(json.dumps(config))
+    assert "config.json is not readable" in refused(copied)
+
+
+def test_a_folder_of_a_later_version(copied):
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"format": 2}))
+    assert "format 2" in refused(copied)
+
+
+def test_another_clip_than_it_was_trained_with(copied):
+    path = copied / "clip" / "open_clip_model.safetensors"
+    state = load_file(path)
+    save_file({**state, "text_projection": state["text_projection"] + 1}, path)
+    assert "was trained with CLIP" in refused(copied)
+
+
+def test_a_folder_without_its_clip(copied):
+    shutil.rmtree(copied / "clip")
+    assert "open_clip_config.json" in refused(copied)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = (
+        "import sys, clipgen; heavy = {'torch', 'open_clip', 'numpy', 'PIL', 'hydra'} & set(sys.modules); "
+        "assert not heavy, heavy; from clipgen import ClipGen; assert 'torch' in sys.modules; print(ClipGen.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("ClipGen\n", 0), done.stderr
+
+
+def test_what_the_package_does_not_have():
+    import clipgen
+
+    assert clipgen.ClipGen is ClipGen
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = clipgen.nothing
