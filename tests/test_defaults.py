@@ -94,7 +94,9 @@ def test_multipliers_decide_the_downsampling():
     assert next(c.reason for c in choices if c.key == "tokenizer.downsample") == "tokenizer.channel_multipliers"
 
 
-@pytest.mark.parametrize("side, gpu, size", [(32, True, 32), (63, True, 32), (130, True, 128), (5000, True, 256), (300, False, 64)])
+@pytest.mark.parametrize(
+    "side, gpu, size", [(32, True, 32), (63, True, 32), (130, True, 128), (5000, True, 256), (300, False, 64)]
+)
 def test_the_size_is_the_largest_that_images_and_machine_allow(side, gpu, size):
     cfg = config()
     choose_image_size(cfg, side, gpu)
@@ -114,7 +116,7 @@ def test_images_that_are_too_small_are_named():
 
 def test_a_downsampling_without_multipliers_is_named():
     cfg = config("tokenizer.downsample=3", "tokenizer.image_size=33")
-    with pytest.raises(UserError, match=r"tokenizer\.downsample=3; take 2, 4, 8 or 16, or give tokenizer\.channel_mult"):
+    with pytest.raises(UserError, match=r"tokenizer\.downsample=3; take 2, 4, 8 or 16, or give"):
         choose(cfg, Facts(500, 33, False, 2))
 
 

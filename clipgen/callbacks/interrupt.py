@@ -21,7 +21,7 @@ class SaveOnInterrupt(pl.Callback):
         self.asked = False
         self.handlers = {}
 
-    def on_fit_start(self, trainer, module) -> None:
+    def on_train_start(self, trainer, module) -> None:  # not earlier: Lightning keeps the handlers that it finds
         for number in (signal.SIGINT, signal.SIGTERM):
             self.handlers[number] = signal.signal(number, self._ask)
 
@@ -36,10 +36,10 @@ class SaveOnInterrupt(pl.Callback):
             trainer.save_checkpoint(self.path, weights_only=False)
             raise Interrupted(module.batches, module.steps)
 
-    def teardown(self, trainer, module, stage) -> None:
+    def on_train_end(self, trainer, module) -> None:
         self._give_back()
 
-    def on_exception(self, trainer, module, exception) -> None:  # Lightning then calls no teardown
+    def on_exception(self, trainer, module, exception) -> None:
         self._give_back()
 
     def _give_back(self) -> None:

@@ -68,7 +68,7 @@ TWICE = """
 import signal, time
 from clipgen.callbacks.interrupt import SaveOnInterrupt
 asked = SaveOnInterrupt("never.ckpt")
-asked.on_fit_start(None, None)
+asked.on_train_start(None, None)
 signal.raise_signal(signal.SIGINT)
 print("once", flush=True)
 signal.raise_signal(signal.SIGINT)

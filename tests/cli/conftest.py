@@ -18,7 +18,8 @@ from clipgen.shapes.draw import world
 QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # two OpenMP threads wait for each other on a busy machine
 
 TINY = (
-    "tokenizer=small_f4", "model=clipgen_tiny", "transformer.width=64", "transformer.depth=1", "transformer.heads=1",
+    "tokenizer=small_f4", "tokenizer.codebook_size=128", "model=clipgen_tiny", "transformer.width=64",
+    "transformer.depth=1", "transformer.heads=1",
     "tokenizer.train.steps=6", "tokenizer.train.batch_size=8", "tokenizer.train.warmup=1",
     "tokenizer.train.continuous_steps=2", "tokenizer.train.restart_every=2", "tokenizer.train.gan_start=0.5",
     "transformer.train.steps=6", "transformer.train.batch_size=8", "transformer.train.warmup=1",
@@ -90,7 +91,7 @@ def tiny(tiny_clip_folder) -> list[str]:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory) -> Path:
-    """60 drawn pictures, a third of them in nested folders, among them a text file and half a JPEG. Not to be changed."""
+    """60 drawn pictures, a third in nested folders, a text file and half a JPEG. Not to be changed."""
     folder = tmp_path_factory.mktemp("pictures")
     for i, (_, pixels, _) in enumerate(world(60, 3, 32)):
         path = folder / ("nested/deep" if i % 3 == 0 else "") / f"photo {i}.png"
@@ -105,7 +106,7 @@ def pictures(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(pictures, tiny, tmp_path_factory) -> tuple[Path, Outcome]:
-    """`clipgen run` on the pictures, from nothing, in its own process: its folder and what it said. Not to be changed."""
+    """`clipgen run` on the pictures, in its own process: its folder and what it said. Not to be changed."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     prompts = "prompts=[a red circle,a blue ring on white]"
     outcome = in_its_own_process("run", f"images={pictures}", f"out={folder}", prompts, *tiny)

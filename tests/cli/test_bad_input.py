@@ -1,4 +1,4 @@
-"""What a person can get wrong about a folder, a CLIP or a size: one line that names it and the mend, nothing half-written."""
+"""What a person can get wrong about a folder, a CLIP or a size: one line that names it, and nothing half-written."""
 
 import json
 import shutil

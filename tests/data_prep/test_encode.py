@@ -1,4 +1,4 @@
-"""Latents are what the networks give for each picture, under the picture's key; a killed run continues to the same bytes."""
+"""Latents are what the networks give for each picture, under its key; a killed run continues to the same bytes."""
 
 import json
 import re
@@ -181,7 +181,7 @@ class Counted:
 # shards of 8, 8, 4 and 5 pictures, so 3 + 3 + 2 + 2 batches of 3
 @pytest.mark.parametrize("dies_at, left", [(1, 10), (4, 7), (5, 7), (7, 4), (10, 2)])
 @pytest.mark.parametrize("of", [KeyboardInterrupt, MemoryError])
-def test_a_killed_run_continues_after_its_last_whole_shard(image_folder, latents, encoders, tmp_path, dies_at, left, of):
+def test_a_killed_run_continues_after_its_last_shard(image_folder, latents, encoders, tmp_path, dies_at, left, of):
     with pytest.raises(of):
         dying = changed(encoders, tokens=Counted(encoders.tokens, dies_at, of))
         encode(image_folder, tmp_path, dying, TEXTS, "the test", batch_size=3)
