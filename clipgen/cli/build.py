@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from clipgen.callbacks.image_grid import ImageGrid
 from clipgen.callbacks.interrupt import SaveOnInterrupt
@@ -21,6 +22,7 @@ from clipgen.callbacks.throughput import Throughput
 from clipgen.checkpoint import read_checkpoint, submodule, weights_sha256
 from clipgen.cli.machine import pick_device, pick_precision
 from clipgen.config import Config, Tokenizer, Trainer, TransformerModel
+from clipgen.data.atomic import replacing
 from clipgen.errors import UserError
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.model import Transformer
@@ -110,9 +112,20 @@ def make_trainer(
         log_every_n_steps=10,
         logger=[_logger(name, folder, batches) for name in cfg.loggers],
         callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
         enable_model_summary=False,
         default_root_dir=folder,
     )
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """A full disk leaves the checkpoint of before; Lightning alone leaves half a file where TMPDIR is another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        buffer = io.BytesIO()  # torch writing to a file itself would report a full disk as a RuntimeError
+        torch.save(checkpoint, buffer)
+        with replacing(path) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
 
 
 def _logger(name: str, folder: Path, batches: int) -> Logger:

@@ -81,9 +81,8 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
     vqgan = VQGAN(**settings["tokenizer"])
     if t.ckpt:
         vqgan.load_state_dict(submodule(read_checkpoint(t.ckpt, "vqgan"), "vqgan"))
-    gan_start = int(training.pop("gan_start") * t.train.steps)
-    for key in ("batch_size", "flip"):
-        training.pop(key)
+    gan_start = int(t.train.gan_start * t.train.steps)
+    training = {key: value for key, value in training.items() if key not in ("gan_start", "batch_size", "flip")}
     module = VQGANModule(
         vqgan,
         perceptual=clip.features if clip else None,
@@ -166,7 +165,7 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     transformer = Transformer(**model)
     if m.ckpt:
         transformer.load_state_dict(submodule(read_checkpoint(m.ckpt, "transformer"), "transformer"))
-    training.pop("batch_size")
+    training = {key: value for key, value in training.items() if key != "batch_size"}
     module = TransformerModule(transformer, statistics["image_mean"], seed=cfg.seed, settings=settings, **training)
     device = pick_device(cfg.trainer.device)
     vqgan.to(device)
@@ -209,7 +208,7 @@ def train_clip(cfg: Config, folder: Path) -> Record:
     if record.done:
         return record
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    training.pop("batch_size")
+    training = {key: value for key, value in training.items() if key != "batch_size"}
     module = ClipModule(architecture, settings=settings, **training)
     fit(cfg, record, module, data, c.train.batch_size, None)
     shards = data.shards("train")

@@ -1,5 +1,6 @@
 """The whole way from a folder of images to a generator, once for real; then everything a user does with the result."""
 
+import errno
 import json
 import os
 import shutil
@@ -425,7 +426,26 @@ def test_a_checkpoint_that_is_no_tokenizer_is_refused(clipgen, one_line, tiny, c
     assert says[content] in line.replace("not a checkpoint", "no checkpoint")
 
 
-# Ctrl-C
+# A full disk, Ctrl-C
+
+
+def test_a_full_disk_leaves_the_checkpoint_of_before(clipgen, one_line, tiny, run_folder, tmp_path, monkeypatch):
+    words = ["train", "stage=vqgan", f"out={tmp_path}", f"shards={run_folder / 'shards'}", PROMPTS, *tiny]
+
+    def full(path, data):
+        if path.suffix != ".ckpt" and ".ckpt." in path.name and (tmp_path / "vqgan" / "last.ckpt").exists():
+            write(path, bytes(data)[:1000])
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, data)
+
+    with monkeypatch.context() as patch:
+        write = Path.write_bytes
+        patch.setattr(Path, "write_bytes", full)
+        assert "ckpt: the disk is full" in one_line(clipgen(*words))
+    assert not list(tmp_path.rglob(".*tmp*"))
+    assert clipgen(*words).status == 0
+    assert same_weights(tmp_path / "vqgan" / "last.ckpt", run_folder / "vqgan" / "last.ckpt")
+
 
 INTERRUPTED = """
 import os, signal, sys
