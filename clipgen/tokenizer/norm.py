@@ -34,7 +34,7 @@ class _ChannelsLast(torch.autograd.Function):
     def forward(ctx, x_BChw, weight_C, bias_C, groups, eps):
         x_BPC = _pixels_first(x_BChw)
         P = x_BPC.shape[1]
-        mean_BC = _per_group(_sum_pixels(x_BPC), groups, P)
+        mean_BC = _per_group(x_BPC.sum(1, dtype=torch.float32), groups, P)
         centred_BPC = x_BPC - _row(mean_BC, x_BPC)  # before the squares, which bf16 would round away beside a large mean
         variance_BC = _per_group(_sum_pixels(centred_BPC * centred_BPC), groups, P)
         inverse_BC = (variance_BC + eps).rsqrt()
@@ -70,8 +70,9 @@ def _channels_first(x_BPC: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _sum_pixels(x_BPC: Tensor) -> Tensor:
-    """(B, C) in float32."""
-    return x_BPC.sum(1, dtype=torch.float32)
+    """(B, C), as a matrix product: accumulated in float32, rounded to the input's type."""
+    ones_B1P = torch.ones(x_BPC.shape[0], 1, x_BPC.shape[1], dtype=x_BPC.dtype)
+    return torch.bmm(ones_B1P, x_BPC)[:, 0].float()
 
 
 def _per_group(sums_BC: Tensor, groups: int, pixels: int) -> Tensor:

@@ -146,15 +146,16 @@ class SwiGLU(nn.Module):
 
 def attend(q_BNSK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor) -> Tensor:
     """Causal attention of the last S positions over all T; the kernel is chosen by device and length."""
-    S, T = q_BNSK.shape[2], k_BNTK.shape[2]
-    if q_BNSK.device.type == "cpu" and T <= PLAIN_ATTENTION_UP_TO:
-        scores_BNST = q_BNSK @ k_BNTK.transpose(-1, -2) * q_BNSK.shape[-1] ** -0.5
-        if S > 1:
-            later_ST = torch.ones(S, T, dtype=torch.bool, device=q_BNSK.device).triu(T - S + 1)
-            scores_BNST = scores_BNST.masked_fill(later_ST, float("-inf"))
-        return scores_BNST.softmax(-1) @ v_BNTK
-    assert S in (1, T), (S, T)  # torch counts its causal mask from the first position, not from the last
-    return F.scaled_dot_product_attention(q_BNSK, k_BNTK, v_BNTK, is_causal=S > 1)
+    (B, N, S, K), T = q_BNSK.shape, k_BNTK.shape[2]
+    if q_BNSK.device.type != "cpu" or T > PLAIN_ATTENTION_UP_TO:
+        assert S in (1, T), (S, T)  # torch counts its causal mask from the first position, not from the last
+        return F.scaled_dot_product_attention(q_BNSK, k_BNTK, v_BNTK, is_causal=S > 1)
+    if S == 1:
+        return (q_BNSK @ k_BNTK.transpose(-1, -2) * K**-0.5).softmax(-1) @ v_BNTK
+    later_ST = torch.full((S, T), float("-inf"), dtype=q_BNSK.dtype).triu(T - S + 1)
+    q_MSK, k_MTK, v_MTK = (x.reshape(B * N, -1, K) for x in (q_BNSK, k_BNTK, v_BNTK))
+    scores_MST = torch.baddbmm(later_ST, q_MSK, k_MTK.transpose(1, 2), alpha=K**-0.5)  # M = B·N; scale and mask at once
+    return (scores_MST.softmax(-1) @ v_MTK).view(B, N, S, K)
 
 
 def rotary_2d(h: int, w: int, head_dim: int, n_prefix: int, base: float) -> tuple[Tensor, Tensor]:
