@@ -1,5 +1,6 @@
 """Which words of a command line are flags, settings, or (of `clipgen sample …`) prompts, taken as they are typed."""
 
+import re
 from dataclasses import fields
 
 from clipgen.config import SampleConfig
@@ -11,6 +12,11 @@ FLAGS = {
     "-c": 1, "--cfg": 1, "-p": 1, "--package": 1, "-i": 1, "--info": 1, "-cd": 1, "--config-dir": 1,
     "-cn": 1, "--config-name": 1,
 }  # fmt: skip
+# Settings whose value is a file or a folder: their names may hold what Hydra's grammar keeps for itself.
+PATHS = frozenset(
+    {"images", "captions", "shards", "latents", "out", "run", "model", "prompts", "image"}
+    | {"clip.captions", "tokenizer.ckpt", "transformer.ckpt"}
+)
 
 
 def split_words(words: list[str]) -> tuple[list[str], list[str]]:
@@ -43,9 +49,21 @@ def for_hydra(words: list[str]) -> list[str]:
             raise UserError(f"{word} is no option; a setting is typed as key=value, such as name=birds")
         flags.append(word)
         flags.extend(value for _, value in zip(range(0 if equals else FLAGS[name]), left, strict=False))
-    if {"-m", "--multirun"} & set(flags):
+    if {"-m", "--multirun"} & set(flags):  # there a comma parts the values of a sweep
         settings.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed_keys(settings))}]")
+    else:
+        settings = [quoted(setting) for setting in settings]
     return flags + settings
+
+
+def quoted(setting: str) -> str:
+    """A path as it is typed: quoted where it has a comma, an equals sign, brackets or the like."""
+    key, _, value = setting.partition("=")
+    if key not in PATHS or "${" in value or value[:1] in "'\"" or re.fullmatch(r"[\w./~@+-]*", value):
+        return setting
+    # Hydra reads a backslash as one only before a quote
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)
+    return f"{key}='{escaped}'"
 
 
 def fixed_keys(settings: list[str]) -> list[str]:

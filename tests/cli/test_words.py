@@ -77,3 +77,16 @@ def test_a_sweep_names_its_jobs_by_what_is_swept():
 def test_an_unknown_option_is_explained(word):
     with pytest.raises(UserError, match=f"{word} is no option; a setting is typed as key=value"):
         for_hydra(["name=a", word])
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["Photos, 2024", "a=b/c", "x(1)[2]{3}", "it's \"q\"", "üñí/ä b", "C:\\dir\\", "a\\'b", "#1!?*", "plain/dir", "100%"],
+)
+def test_a_path_works_as_it_is_typed(path):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from clipgen.cli.words import for_hydra
+
+    (word,) = for_hydra([f"images={path}"])
+    assert OverridesParser.create().parse_override(word).value() == path
