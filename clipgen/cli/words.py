@@ -59,7 +59,9 @@ def for_hydra(words: list[str]) -> list[str]:
 def quoted(setting: str) -> str:
     """A path as it is typed: quoted where it has a comma, an equals sign, brackets or the like."""
     key, _, value = setting.partition("=")
-    if key not in PATHS or "${" in value or value[:1] in "'\"" or re.fullmatch(r"[\w./~@+-]*", value):
+    if key == "prompts" and value.startswith("["):  # the list of a run, not the file of `sample`
+        return setting
+    if key not in PATHS or "${" in value or value[:1] in ("'", '"') or re.fullmatch(r"[\w./~@+-]*", value):
         return setting
     # Hydra reads a backslash as one only before a quote
     escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)
