@@ -35,7 +35,8 @@ class _ChannelsLast(torch.autograd.Function):
         x_BPC = _pixels_first(x_BChw)
         P = x_BPC.shape[1]
         mean_BC = _per_group(x_BPC.sum(1, dtype=torch.float32), groups, P)
-        centred_BPC = x_BPC - _row(mean_BC, x_BPC)  # before the squares, which bf16 would round away beside a large mean
+        # centred before it is squared: beside a large mean bf16 would round the difference away
+        centred_BPC = x_BPC - _row(mean_BC, x_BPC)
         variance_BC = _per_group(_sum_pixels(centred_BPC * centred_BPC), groups, P)
         inverse_BC = (variance_BC + eps).rsqrt()
         ctx.save_for_backward(centred_BPC, weight_C, inverse_BC)
