@@ -33,6 +33,16 @@ def image_grid(
     return sheet
 
 
+def beside(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Sheets from left to right, on white."""
+    page = Image.new("RGB", (sum(sheet.width for sheet in sheets), max(sheet.height for sheet in sheets)), "white")
+    left = 0
+    for sheet in sheets:
+        page.paste(sheet, (left, 0))
+        left += sheet.width
+    return page
+
+
 def shorten(pen: ImageDraw.ImageDraw, text: str, width: int, font: ImageFont.ImageFont) -> str:
     """`text`, or as much of its beginning as fits into `width` pixels and an ellipsis."""
     if pen.textlength(text, font=font) <= width:

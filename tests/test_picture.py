@@ -65,3 +65,12 @@ def test_a_text_is_cut_where_it_does_not_fit(text):
         assert pen.textlength(text[: len(cut)] + "…", font=font) > 100  # not one letter more would have fitted
     else:
         assert len(text) < 50
+
+
+def test_sheets_stand_beside_each_other_on_white():
+    from clipgen.picture import beside
+
+    page = beside([Image.new("RGB", (3, 5), "red"), Image.new("RGB", (4, 2), "blue")])
+    assert page.size == (7, 5)
+    colours = page.getpixel((0, 4)), page.getpixel((6, 1)), page.getpixel((6, 4))
+    assert colours == ((255, 0, 0), (0, 0, 255), (255, 255, 255))

@@ -12,7 +12,7 @@ from clipgen.data.module import ImageData
 from clipgen.evaluation.nearest import nearest
 from clipgen.evaluation.tokenizer import reconstruct, reconstruction
 from clipgen.evaluation.world import judge_generator, yardsticks, zero_shot
-from clipgen.picture import image_grid
+from clipgen.picture import beside, image_grid
 from clipgen.pipeline import ClipGen
 from clipgen.shapes.prompts import test_prompts
 
@@ -58,9 +58,19 @@ def evaluate_run(cfg: Config, pipeline: ClipGen, out: Path) -> dict[str, float]:
         metrics["clip.score.conditioning"] = float(np.mean(scores))
     else:
         texts, shown = _variations(cfg, pipeline, data)
-    save(image_grid(shown, EACH if len(shown) == EACH * len(texts) else EACH + 1, texts), out, "samples")
+    save(prompt_sheet(shown, texts), out, "samples")
     metrics |= _nearest(data, shown, out)
     return metrics
+
+
+def prompt_sheet(images: list[Image.Image], texts: list[str]) -> Image.Image:
+    """The images of each text in a row under it, the rows in up to three columns."""
+    if not texts:
+        return image_grid(images, EACH)
+    each = len(images) // len(texts)
+    rows = -(-len(texts) // 3)
+    starts = range(0, len(texts), rows)
+    return beside([image_grid(images[i * each : (i + rows) * each], each, texts[i : i + rows]) for i in starts])
 
 
 def _variations(cfg: Config, pipeline: ClipGen, data: ImageData) -> tuple[list[str], list[Image.Image]]:
