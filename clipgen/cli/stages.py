@@ -101,7 +101,7 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
         rows = [*pixels.numpy(), *to_uint8(made.float()).cpu().numpy()]
         return image_grid(rows, len(pixels), ["images", "reconstructions"])
 
-    fit(cfg, record, module, data, t.train.batch_size, draw)
+    fit(cfg, record, module, data, t.train.batch_size, draw if data.n_val else None)
     return record
 
 
@@ -188,7 +188,7 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
         images = to_uint8(vqgan.decode(tokens_Bhw).float()).cpu().numpy()
         return image_grid(images, each, labels)
 
-    fit(cfg, record, module, data, m.train.batch_size, draw)
+    fit(cfg, record, module, data, m.train.batch_size, draw if prompts or data.n_val else None)
     return record
 
 
@@ -210,11 +210,10 @@ def train_clip(cfg: Config, folder: Path) -> Record:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     training = {key: value for key, value in training.items() if key != "batch_size"}
     module = ClipModule(architecture, settings=settings, **training)
-    fit(cfg, record, module, data, c.train.batch_size, None)
     shards = data.shards("train")
-    first = range(0, len(shards), max(1, len(shards) // 2000))
-    captions = sorted({caption for i in first for caption in decode_captions(shards[i])})
-    save_open_clip(module, folder, captions)
+    some = range(0, len(shards), max(1, len(shards) // 2000))
+    captions = sorted({caption for i in some for caption in decode_captions(shards[i])})
+    fit(cfg, record, module, data, c.train.batch_size, None, lambda: save_open_clip(module, folder, captions))
     return record
 
 
@@ -236,8 +235,9 @@ def fit(
     data: pl.LightningDataModule,
     batch_size: int,
     draw: Callable[[], Image.Image] | None,
+    finish: Callable[[], None] | None = None,
 ) -> None:
-    """Train to the end, or from the last checkpoint to the end, and mark the stage as done."""
+    """Train to the end, or from the last checkpoint to the end, `finish`, and mark the stage as done."""
     last = record.folder / "last.ckpt"
     checkpoint = read_checkpoint(last, record.stage)["clipgen"] if last.exists() else {"batches": 0}
     monitor = "val/loss" if data.n_val else None
@@ -246,6 +246,8 @@ def fit(
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
         trainer.save_checkpoint(last, weights_only=False)
+        if finish:
+            finish()
     finally:
         record.seconds += time.perf_counter() - began
         record.save()
