@@ -70,6 +70,10 @@ BEFORE = (
     "the background is {background} and on it is",
     "in a {background} picture there is",
     "a picture with a background of {background} and",
+    "the background is {background},",
+    "the background is {background} with",
+    "behind it all is {background}, there is",
+    "the whole background is {background} but for",
 )
 CAPTIONS, UNSIZED_CAPTIONS = (
     tuple(f"{thing} {ground}" for thing in things for ground in BEHIND)
