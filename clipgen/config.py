@@ -162,11 +162,10 @@ class Config:
 
 
 @dataclass
-class SampleConfig:
+class Generate:
+    """What `sample` and `evaluate` share; null leaves a setting as the model has it."""
+
     model: str = MISSING
-    prompts: str | None = None
-    image: str | None = None
-    out: str = "samples"
     n: int = 4
     seed: int = 0
     guidance_scale: float | None = None
@@ -174,25 +173,26 @@ class SampleConfig:
     top_k: int | None = None
     top_p: float | None = None
     fidelity: float | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     device: str = "auto"
 
 
 @dataclass
-class EvaluateConfig:
-    model: str = MISSING
+class SampleConfig(Generate):
+    prompts: str | None = None
+    image: str | None = None
+    out: str = "samples"
+
+
+@dataclass
+class EvaluateConfig(Generate):
     shards: str | None = None
     world: str | None = None
     split: str = "test"
-    n: int = 4
-    seed: int = 0
-    guidance_scale: float | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    fidelity: float | None = None
     out: str | None = None
-    device: str = "auto"
+
+
+GENERATION = ("guidance_scale", "temperature", "top_k", "top_p", "fidelity", "batch_size")  # of Generate, for ClipGen
 
 
 @dataclass

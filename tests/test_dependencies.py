@@ -117,6 +117,7 @@ def test_a_package_is_known_in_its_homes_only(package, homes):
         ("clipgen/callbacks/*", ("clipgen.callbacks", "clipgen.data.atomic")),
         ("clipgen/checkpoint.py", ("clipgen.data.atomic", "clipgen.errors")),
         ("clipgen/errors.py", ()),
+        ("clipgen/page.py", ()),
         ("clipgen/picture.py", ()),
         ("clipgen/schedule.py", ()),
         ("clipgen/__init__.py", ("clipgen.pipeline",)),
@@ -130,13 +131,16 @@ def test_a_package_is_known_in_its_homes_only(package, homes):
         (
             "clipgen/evaluation/*",
             (
-                "clipgen.evaluation", "clipgen.clip", "clipgen.data", "clipgen.errors", "clipgen.picture",
-                "clipgen.pipeline", "clipgen.shapes", "clipgen.tokenizer", "clipgen.transformer",
+                "clipgen.evaluation", "clipgen.clip", "clipgen.data", "clipgen.errors", "clipgen.page",
+                "clipgen.picture", "clipgen.pipeline", "clipgen.shapes", "clipgen.tokenizer", "clipgen.transformer",
             ),
         ),
         (
             "data_prep/*",
-            ("data_prep", "clipgen.checkpoint", "clipgen.clip", "clipgen.data", "clipgen.errors", "clipgen.tokenizer"),
+            (
+                "data_prep", "clipgen.checkpoint", "clipgen.clip", "clipgen.data", "clipgen.errors", "clipgen.page",
+                "clipgen.tokenizer",
+            ),
         ),
     ],
 )  # fmt: skip

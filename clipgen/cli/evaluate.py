@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from clipgen.config import EvaluateConfig
+from clipgen.config import GENERATION, EvaluateConfig
 from clipgen.errors import UserError
-
-SETTINGS = ("guidance_scale", "temperature", "top_k", "top_p", "fidelity")
 
 
 def main(cfg: EvaluateConfig) -> float | None:
@@ -26,7 +24,7 @@ def main(cfg: EvaluateConfig) -> float | None:
         sets = {"test": prompts.test_prompts, "development": prompts.development_prompts}
         if cfg.split not in sets:
             raise UserError(f"split={cfg.split} is unknown; take {' or '.join(sets)}")
-        sampling = {key: cfg[key] for key in SETTINGS}
+        sampling = {key: cfg[key] for key in GENERATION}
         metrics |= judge_generator(pipeline, sets[cfg.split](), cfg.n, cfg.seed, **sampling).metrics
         metrics |= yardsticks(pipeline, cfg.n)
     if cfg.shards:

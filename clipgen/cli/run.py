@@ -25,7 +25,6 @@ def main(cfg: Config) -> None:
     from clipgen.evaluation.report import write_report
 
     use_threads(cfg)
-    reference_texts(cfg.clip.model, cfg.clip.captions)  # needed after the first training, told before it
     out = Path(cfg.out)
     device = pick_device(cfg.trainer.device)
     seconds: dict[str, float] = load_seconds(out)
@@ -38,6 +37,8 @@ def main(cfg: Config) -> None:
     stages.say(f"run: {cfg.images} → {out}, on {describe(device)['device']}")
     start = time.perf_counter()
     choose_size(cfg, device.type == "cuda")
+    stages.clip_in_use(cfg)  # this and the texts are needed later; what is wrong with them is told now
+    reference_texts(cfg.clip.model, cfg.clip.captions)
     cfg.prep.size = cfg.prep.size or cfg.tokenizer.image_size
     check(cfg)
     images = stages.prep(cfg, replace=changed_prep(cfg))

@@ -4,14 +4,14 @@ import json
 import time
 from pathlib import Path
 
-from clipgen.config import SampleConfig
+from clipgen.config import GENERATION, SampleConfig
 from clipgen.errors import UserError
-
-SETTINGS = ("guidance_scale", "temperature", "top_k", "top_p", "fidelity", "batch_size")
 
 
 def main(cfg: SampleConfig, prompts: list[str]) -> None:
-    texts = [*prompts, *read_prompts(cfg.prompts)]
+    from clipgen.clip.texts import read_texts
+
+    texts = [*prompts, *(read_texts(cfg.prompts, f"prompts={cfg.prompts}", "prompt") if cfg.prompts else [])]
     if cfg.n < 1:
         raise UserError(f"n={cfg.n}; take at least 1")
     if not texts and not cfg.image:
@@ -34,7 +34,7 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
     from clipgen.pipeline import ClipGen
 
     pipeline = ClipGen.from_pretrained(cfg.model, pick_device(cfg.device))
-    sampling = {key: cfg[key] for key in SETTINGS}
+    sampling = {key: cfg[key] for key in GENERATION}
     began = time.perf_counter()
     if cfg.image:
         images = pipeline.vary(open_image(cfg.image), cfg.n, cfg.seed, **sampling)
@@ -75,21 +75,6 @@ def _filled(images: list, n: int, wide: int) -> list:
     return [
         image for start in range(0, len(images), n) for image in [*images[start : start + n], *[white] * (wide - n)]
     ]
-
-
-def read_prompts(path: str | None) -> list[str]:
-    if path is None:
-        return []
-    try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as problem:
-        raise UserError(
-            f"prompts={path} cannot be read ({problem}); give a UTF-8 file with one prompt a line"
-        ) from problem
-    texts = [line for line in lines if line]
-    if not texts:
-        raise UserError(f"prompts={path} has no prompt in it; write one a line")
-    return texts
 
 
 def open_image(path: str):

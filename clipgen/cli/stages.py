@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from clipgen.checkpoint import read_checkpoint, submodule
 from clipgen.cli.build import (
     asdict_of,
     load_tokenizer,
+    load_transformer,
     make_trainer,
     tokenizer_path,
     tokenizer_settings,
@@ -49,6 +51,16 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+@lru_cache(1)
+def _load_clip(model: str, pretrained: str | None) -> FrozenClip:
+    return load_clip(model, pretrained)
+
+
+def clip_in_use(cfg: Config) -> FrozenClip:
+    """The frozen CLIP of the config, on the device in use; the stages of a run share one."""
+    return _load_clip(cfg.clip.model, cfg.clip.pretrained).to(pick_device(cfg.trainer.device))
+
+
 def prep(cfg: Config, replace: bool = False) -> Manifest:
     """folder → image shards; what is done is not done again."""
     if not cfg.images:
@@ -68,7 +80,7 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
     training = asdict_of(t.train)
     settings = {"tokenizer": tokenizer_settings(t), "tokenizer.train": training, "seed": cfg.seed}
     images = Manifest.load(cfg.shards, "images")
-    clip = load_clip(cfg.clip.model, cfg.clip.pretrained) if t.train.perceptual_weight > 0 else None
+    clip = clip_in_use(cfg) if t.train.perceptual_weight > 0 else None
     inputs = {"images": images.content, "clip": clip.identity.fingerprint() if clip else None, "start": t.ckpt}
     data = ImageData(
         cfg.shards, t.image_size, t.train.batch_size, t.train.steps, cfg.seed, t.train.flip,
@@ -91,9 +103,6 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
         settings=settings,
         **training,
     )
-    if clip:
-        clip.to(pick_device(cfg.trainer.device))
-
     def draw() -> Image.Image:
         pixels = data.val_batches.plain(range(min(PREVIEWS, data.n_val)))["image"]
         image_BCHW = to_model_range(pixels).to(module.device)
@@ -109,7 +118,7 @@ def encode_latents(cfg: Config, replace: bool = False) -> Manifest:
     """Image shards → latent shards, by the tokenizer and the CLIP in use."""
     device = pick_device(cfg.trainer.device)
     vqgan, settings, sha256 = load_tokenizer(tokenizer_path(cfg))
-    clip = load_clip(cfg.clip.model, cfg.clip.pretrained, device)
+    clip = clip_in_use(cfg)
     texts, source = reference_texts(cfg.clip.model, cfg.clip.captions)
     vqgan.to(device)
 
@@ -148,7 +157,7 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     latents = Manifest.load(cfg.latents, "latents")
     path = tokenizer_path(cfg)
     vqgan, _, sha256 = load_tokenizer(path)
-    clip = load_clip(cfg.clip.model, cfg.clip.pretrained)
+    clip = clip_in_use(cfg)
     check_latents(latents, cfg.latents, path, sha256, clip)
     data = LatentData(
         cfg.latents, m.train.batch_size, m.train.steps, cfg.seed, cfg.trainer.num_workers, cfg.trainer.val_samples
@@ -263,9 +272,7 @@ def transformer_checkpoint(folder: Path) -> Path:
 
 def export(cfg, tokenizer: Path, transformer: Path, statistics: Path, out: Path) -> ClipGen:
     """A folder that needs nothing else: safetensors, config, model card, and the CLIP where it is a local one."""
-    from clipgen.cli.build import load_transformer
-
-    clip = load_clip(cfg.clip.model, cfg.clip.pretrained)
+    clip = _load_clip(cfg.clip.model, cfg.clip.pretrained)
     vqgan, vqgan_settings, _ = load_tokenizer(tokenizer)
     model, model_settings = load_transformer(transformer)
     pipeline = ClipGen(

@@ -22,11 +22,11 @@ TEMPLATES = (
 def reference_texts(clip_model: str, captions: str | None = None) -> tuple[list[str], str]:
     """Texts and where they are from. They need no pairing with any image: only their mean is used."""
     if captions:
-        return _lines(Path(captions), f"clip.captions={captions}"), captions
+        return read_texts(captions, f"clip.captions={captions}"), captions
     if clip_model.startswith(LOCAL_DIR):
         own = Path(clip_model.removeprefix(LOCAL_DIR)) / CAPTIONS
         if own.is_file():
-            return _lines(own, str(own)), f"{CAPTIONS} of the CLIP"
+            return read_texts(own, str(own)), f"{CAPTIONS} of the CLIP"
     words = files("clipgen.clip").joinpath("words.txt").read_text(encoding="utf-8").split("\n")
     texts = [template.format(_with_article(word)) for word in words if word for template in TEMPLATES]
     return texts, "templates and words of the package"
@@ -36,14 +36,15 @@ def _with_article(word: str) -> str:
     return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
-def _lines(path: Path, name: str) -> list[str]:
+def read_texts(path: str | Path, name: str, what: str = "caption") -> list[str]:
+    """The lines of a text file that are not blank; a UserError calls the file `name` and a line a `what`."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(
-            f"{name} cannot be read ({problem}); give a UTF-8 text file with one caption a line"
+            f"{name} cannot be read ({problem}); give a UTF-8 text file with one {what} a line"
         ) from problem
-    lines = [line for line in lines if line]
-    if not lines:
-        raise UserError(f"{name} has no captions; give a text file with one caption a line")
-    return lines
+    texts = [line for line in lines if line]
+    if not texts:
+        raise UserError(f"{name} has no {what} in it; give a text file with one {what} a line")
+    return texts

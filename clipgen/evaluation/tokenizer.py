@@ -9,14 +9,9 @@ import torch
 from torch import Tensor
 
 from clipgen.data.transforms import to_model_range, to_uint8
+from clipgen.tokenizer.loss import psnr
 from clipgen.tokenizer.quantize import perplexity, usage
 from clipgen.tokenizer.vqgan import VQGAN
-
-
-def psnr(image_BHWC: Tensor, other_BHWC: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each pair of uint8 images, (B,) in dB; equal images count as 78 dB."""
-    squares_B = (image_BHWC.float() - other_BHWC.float()).square().mean((1, 2, 3))
-    return 10 * torch.log10(255**2 / squares_B.clamp(min=1e-3))
 
 
 @torch.no_grad()

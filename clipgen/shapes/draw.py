@@ -72,11 +72,12 @@ BEFORE = (
     "a picture with a background of {background} and",
     "the background is {background},",
     "the background is {background} with",
-    "behind it all is {background}, there is",
+    "behind it all is {background}, in front",
     "the whole background is {background} but for",
 )
+LEADS = ("", "there is ")
 CAPTIONS, UNSIZED_CAPTIONS = (
-    tuple(f"{thing} {ground}" for thing in things for ground in BEHIND)
+    tuple(f"{lead}{thing} {ground}" for lead in LEADS for thing in things for ground in BEHIND)
     + tuple(f"{ground} {thing.rstrip(',')}" for thing in things for ground in BEFORE)
     for things in (OBJECTS, UNSIZED_OBJECTS)
 )

@@ -18,6 +18,7 @@ from clipgen.tokenizer.loss import (
     hinge_discriminator,
     hinge_generator,
     perceptual_distance,
+    psnr,
 )
 from clipgen.tokenizer.quantize import perplexity, usage
 from clipgen.tokenizer.vqgan import VQGAN
@@ -139,12 +140,10 @@ class VQGANModule(pl.LightningModule):
         image_BCHW = self.images(batch)
         made = self.vqgan(image_BCHW, quantise=self.batches >= self.continuous_steps)
         image_loss, _ = self.image_loss(made.image_BCHW, image_BCHW)
-        squares_B = (to_uint8(made.image_BCHW).float() - batch["image"].float()).square().mean((1, 2, 3))
-        psnr = (10 * torch.log10(255**2 / squares_B.clamp(min=1e-3))).mean()
         self.counts_K += torch.bincount(made.tokens_Bhw.flatten(), minlength=len(self.counts_K))
         size = len(image_BCHW)
         self.log("val/loss", image_loss, prog_bar=True, batch_size=size)
-        self.log("val/psnr", psnr, prog_bar=True, batch_size=size)
+        self.log("val/psnr", psnr(to_uint8(made.image_BCHW), batch["image"]).mean(), prog_bar=True, batch_size=size)
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/usage", usage(self.counts_K))

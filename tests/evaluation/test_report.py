@@ -8,7 +8,8 @@ from PIL import Image
 
 from clipgen.errors import UserError
 from clipgen.evaluation.curves import Curve, chart, charts, compact, log_ticks, read_curves, thin, ticks
-from clipgen.evaluation.report import duration, show, write_report
+from clipgen.evaluation.figures import duration, show
+from clipgen.evaluation.report import write_report
 
 VOID = {"meta", "img", "line", "circle", "polyline"}
 

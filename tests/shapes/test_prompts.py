@@ -47,9 +47,9 @@ def test_two_hundred_prompts_of_three_kinds():
 def test_the_prompts_stay_what_they_are():
     """Figures of different runs compare only while this holds; whoever changes the prompts says so in CHANGELOG."""
     assert [fixed_prompts()[i].text for i in (0, 100, 150)] == [
-        "some cross, it is yellow and small, and the background is black",
+        "there is a cross that is yellow and small over a background of black colour",
         "a ring, small and purple, on blue",
-        "on blue, a orange triangle, tiny",
+        "the background is blue and on it is one tiny orange triangle",
     ]
 
 
