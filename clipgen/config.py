@@ -74,6 +74,7 @@ class Tokenizer:
     attention_resolutions: list[int] = field(default_factory=list)
     z_channels: int = 64
     norm_groups: int | None = None
+    patch: int | None = None
     commitment: float = 0.25
     dropout: float = 0.0
     ckpt: str | None = None
@@ -259,7 +260,7 @@ def _flat(text: str) -> str:
 LEAST = {
     "prep.size": 1, "tokenizer.image_size": 8, "tokenizer.downsample": 1, "tokenizer.codebook_size": 2,
     "tokenizer.code_dim": 1, "tokenizer.channels": 32, "tokenizer.res_blocks": 1, "tokenizer.z_channels": 1,
-    "tokenizer.norm_groups": 1,
+    "tokenizer.norm_groups": 1, "tokenizer.patch": 1,
     "tokenizer.train.steps": 1, "tokenizer.train.batch_size": 1, "tokenizer.train.restart_every": 1,
     "transformer.width": 1, "transformer.depth": 1, "transformer.heads": 1, "transformer.n_prefix": 1,
     "transformer.train.steps": 1, "transformer.train.batch_size": 1, "clip.train.steps": 1, "clip.train.batch_size": 1,
@@ -292,11 +293,15 @@ def check(cfg: Config) -> None:
             f"tokenizer.image_size={t.image_size} is not divisible by tokenizer.downsample={t.downsample}; "
             f"take {t.image_size // t.downsample * t.downsample or t.downsample}"
         )
-    if t.channel_multipliers and t.downsample and 2 ** (len(t.channel_multipliers) - 1) != t.downsample:
+    patch = t.patch or 1
+    if t.downsample and t.downsample % patch:
+        raise UserError(f"tokenizer.patch={patch} does not divide tokenizer.downsample={t.downsample}; take 1 or 2")
+    made = patch * 2 ** (len(t.channel_multipliers) - 1) if t.channel_multipliers else t.downsample
+    if t.downsample and made != t.downsample:
         raise UserError(
-            f"tokenizer.channel_multipliers={list(t.channel_multipliers)} downsample by "
-            f"{2 ** (len(t.channel_multipliers) - 1)}, but tokenizer.downsample={t.downsample}; give "
-            f"{t.downsample.bit_length()} multipliers for {t.downsample}"
+            f"tokenizer.channel_multipliers={list(t.channel_multipliers)} with tokenizer.patch={patch} downsample by "
+            f"{made}, but tokenizer.downsample={t.downsample}; give "
+            f"{(t.downsample // patch).bit_length()} multipliers for {t.downsample}"
         )
     if t.codebook_size and t.codebook_size > 65_536:
         raise UserError(f"tokenizer.codebook_size={t.codebook_size}; tokens are stored as uint16, take 2 to 65536")

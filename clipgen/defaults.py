@@ -6,7 +6,8 @@ from clipgen.config import Config
 from clipgen.errors import UserError
 
 SIZES = (256, 128, 64, 32)
-MULTIPLIERS = {2: [1, 2], 4: [1, 2, 2], 8: [1, 2, 2, 4], 16: [1, 1, 2, 2, 4]}
+MULTIPLIERS = {2: [1, 2], 4: [1, 2, 2], 8: [1, 2, 2, 4], 16: [1, 1, 2, 2, 4]}  # by the networks' own downsampling
+MULTIPLIERS_OF_PATCHES = {1: [1], 2: [1, 1], 4: [1, 1, 2], 8: [1, 1, 2, 2]}  # and where they see patches
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,20 @@ def choose(cfg: Config, facts: Facts) -> list[Choice]:
     images = f"{facts.n_images:,} images"
     size = t.image_size
     if t.channel_multipliers is not None:
-        fill(t, "tokenizer.downsample", 2 ** (len(t.channel_multipliers) - 1), "tokenizer.channel_multipliers")
+        fill(t, "tokenizer.patch", 1, "tokenizer.channel_multipliers")
+        of_networks = 2 ** (len(t.channel_multipliers) - 1)
+        fill(t, "tokenizer.downsample", t.patch * of_networks, "tokenizer.channel_multipliers")
     by_size = {32: 4, 64: 8, 128: 16 if not facts.gpu else 8}.get(size, 16 if size >= 128 else 4)
     fill(t, "tokenizer.downsample", by_size, f"{size // by_size}×{size // by_size} tokens of a {size} px image")
-    if t.downsample not in MULTIPLIERS and t.channel_multipliers is None:
+    fill(t, "tokenizer.patch", 1 if facts.gpu or t.downsample < 4 else 2, machine)
+    multipliers = (MULTIPLIERS if t.patch == 1 else MULTIPLIERS_OF_PATCHES).get(t.downsample // t.patch)
+    if multipliers is None and t.channel_multipliers is None:
         raise UserError(
-            f"tokenizer.downsample={t.downsample}; take 2, 4, 8 or 16, or give tokenizer.channel_multipliers"
+            f"tokenizer.downsample={t.downsample} with tokenizer.patch={t.patch}; take a downsample of 2, 4, 8 or 16, "
+            "or give tokenizer.channel_multipliers"
         )
-    fill(t, "tokenizer.channel_multipliers", list(MULTIPLIERS.get(t.downsample, [])), f"downsample {t.downsample}")
-    fill(t, "tokenizer.channels", (128 if size >= 128 else 64) if facts.gpu else 32, machine)
+    fill(t, "tokenizer.channel_multipliers", multipliers, f"downsample {t.downsample}, patches of {t.patch}")
+    fill(t, "tokenizer.channels", (128 if size >= 128 else 64) if facts.gpu else 32 * t.patch, machine)
     fill(t, "tokenizer.res_blocks", 2 if facts.gpu else 1, machine)
     fill(t, "tokenizer.norm_groups", {32: 4, 64: 8}.get(t.channels, 32), f"{t.channels} channels")
     large = 16_384 if facts.n_images >= 500_000 else 4096 if facts.n_images >= 50_000 else 1024

@@ -116,7 +116,7 @@ def test_images_that_are_too_small_are_named():
 
 def test_a_downsampling_without_multipliers_is_named():
     cfg = config("tokenizer.downsample=3", "tokenizer.image_size=33")
-    with pytest.raises(UserError, match=r"tokenizer\.downsample=3; take 2, 4, 8 or 16, or give"):
+    with pytest.raises(UserError, match=r"tokenizer\.downsample=3 with tokenizer\.patch=1; take a downsample"):
         choose(cfg, Facts(500, 33, False, 2))
 
 

@@ -29,7 +29,7 @@ from clipgen.transformer.model import Transformer
 
 VQGAN_KEYS = (
     "image_size", "codebook_size", "code_dim", "channels", "channel_multipliers", "res_blocks",
-    "attention_resolutions", "z_channels", "commitment", "dropout", "norm_groups",
+    "attention_resolutions", "z_channels", "commitment", "dropout", "norm_groups", "patch",
 )  # fmt: skip
 TRANSFORMER_KEYS = ("width", "depth", "heads", "n_prefix", "cond_drop_prob", "dropout", "rope_base")
 

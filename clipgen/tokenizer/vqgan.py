@@ -8,6 +8,7 @@ import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from taming.modules.diffusionmodules.model import Decoder, Encoder
 from torch import Tensor, nn
 
@@ -23,7 +24,10 @@ class Reconstruction(NamedTuple):
 
 
 class VQGAN(nn.Module):
-    """Images in [-1, 1] ⇄ tokens. Its downsampling is 2 ** (len(channel_multipliers) - 1).
+    """Images in [-1, 1] ⇄ tokens. Its downsampling is patch · 2 ** (len(channel_multipliers) - 1).
+
+    With `patch` above 1 the networks see patches of that side as channels (space-to-depth) and no full-resolution maps,
+    which are most of the work on small machines.
 
     taming's 32 norm groups leave a network of 32 channels one channel a group, which takes the mean colour out of
     every map; give narrow networks fewer `norm_groups`.
@@ -42,20 +46,22 @@ class VQGAN(nn.Module):
         commitment: float = 0.25,
         dropout: float = 0.0,
         norm_groups: int = 32,
+        patch: int = 1,
     ):
         super().__init__()
         self.image_size = image_size
-        self.downsample = 2 ** (len(channel_multipliers) - 1)
+        self.patch = patch
+        self.downsample = patch * 2 ** (len(channel_multipliers) - 1)
         self.grid = image_size // self.downsample
         shape = {
             "ch": channels,
             "ch_mult": tuple(channel_multipliers),
             "num_res_blocks": res_blocks,
             "attn_resolutions": tuple(attention_resolutions),
-            "resolution": image_size,
+            "resolution": image_size // patch,
             "z_channels": z_channels,
-            "in_channels": 3,
-            "out_ch": 3,
+            "in_channels": 3 * patch**2,
+            "out_ch": 3 * patch**2,
             "dropout": dropout,
         }
         with contextlib.redirect_stdout(io.StringIO()):  # taming's Decoder prints its shape
@@ -65,17 +71,20 @@ class VQGAN(nn.Module):
         self.quantizer = VectorQuantizer(z_channels, codebook_size, code_dim, commitment)
 
     def forward(self, image_BCHW: Tensor, quantise: bool = True) -> Reconstruction:
-        quantized = self.quantizer(self.encoder(image_BCHW), quantise)
-        image = self.decoder(quantized.z_BChw)
-        return Reconstruction(image, quantized.tokens_Bhw, quantized.loss, quantized.vectors_ND)
+        quantized = self.quantizer(self.encoder(self.patches(image_BCHW)), quantise)
+        image_BCHW = F.pixel_shuffle(self.decoder(quantized.z_BChw), self.patch)
+        return Reconstruction(image_BCHW, quantized.tokens_Bhw, quantized.loss, quantized.vectors_ND)
 
     def encode(self, image_BCHW: Tensor) -> Tensor:
         """Tokens (B, h, w), row-major, in [0, K)."""
-        return self.quantizer(self.encoder(image_BCHW)).tokens_Bhw
+        return self.quantizer(self.encoder(self.patches(image_BCHW))).tokens_Bhw
 
     def decode(self, tokens_Bhw: Tensor) -> Tensor:
         """Images (B, 3, H, W), about [-1, 1] and not clipped."""
-        return self.decoder(self.quantizer.lookup(tokens_Bhw))
+        return F.pixel_shuffle(self.decoder(self.quantizer.lookup(tokens_Bhw)), self.patch)
+
+    def patches(self, image_BCHW: Tensor) -> Tensor:
+        return F.pixel_unshuffle(image_BCHW, self.patch)
 
     @property
     def last_layer(self) -> Tensor:
