@@ -99,6 +99,7 @@ def quiet() -> None:
         "checkpoint directory",
         "Checkpoint directory",
         "log_every_n_steps",
+        "across ranks is zero",
     ):
         warnings.filterwarnings("ignore", message=f".*{message}.*")
     warnings.filterwarnings("ignore", message=".*Converting a tensor with requires_grad.*")

@@ -12,7 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from clipgen.cli import stages
+from clipgen.clip.frozen import load_clip
 from clipgen.data.manifest import Manifest
+from clipgen.errors import UserError
 from clipgen.pipeline import ClipGen
 
 METRICS = {
@@ -445,6 +448,31 @@ def test_a_full_disk_leaves_the_checkpoint_of_before(clipgen, one_line, tiny, ru
     assert not list(tmp_path.rglob(".*tmp*"))
     assert clipgen(*words).status == 0
     assert same_weights(tmp_path / "vqgan" / "last.ckpt", run_folder / "vqgan" / "last.ckpt")
+
+
+def test_a_clip_is_done_only_when_its_folder_is_written(clipgen, one_line, tmp_path, monkeypatch):
+    images, shards = tmp_path / "images", tmp_path / "shards"
+    assert clipgen("draw", f"out={images}", "n=30", "captions=true").status == 0
+    assert clipgen("prep", f"images={images}", f"shards={shards}", f"captions={images}.tsv").status == 0
+    words = ["train", "stage=clip", "clip=small", f"out={tmp_path}", f"shards={shards}", "clip.train.steps=2"]
+    words += ["clip.train.batch_size=4", "trainer.threads=1", "trainer.val_every=2"]
+
+    def full(module, folder, captions):
+        raise UserError(f"{folder}: the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "save_open_clip", full)
+        assert "the disk is full" in one_line(clipgen(*words))
+    continued = clipgen(*words)
+    assert continued.status == 0 and "skipped" not in continued.said
+    assert load_clip(f"local-dir:{tmp_path / 'clip'}").encode_text(["a red ring"]).shape == (1, 64)
+    assert "skipped" in clipgen(*words).said
+
+
+def test_without_pictures_to_validate_on_there_is_no_preview(clipgen, pictures, tiny, tmp_path):
+    assert clipgen("prep", f"images={pictures}", f"out={tmp_path}", "prep.val_fraction=0", "prep.size=32").status == 0
+    assert clipgen("train", "stage=vqgan", f"out={tmp_path}", *tiny).status == 0
+    assert not list(tmp_path.rglob("grids/*.png"))
 
 
 INTERRUPTED = """
