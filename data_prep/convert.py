@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -110,10 +109,12 @@ def _resized(image: Image.Image, settings: PackSettings) -> Image.Image:
 
 
 def _resample(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Bicubic with antialiasing: Pillow's own to one step of 256, in a quarter of the time."""
-    image_1CHW = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # channels_last
+    """Bicubic with antialiasing: within a step of what Pillow makes, in a quarter of the time."""
+    rows = bytearray(image.tobytes("raw", "RGBX"))  # as Pillow holds them: a fourth byte costs less than packing three
+    image_1CHW = torch.frombuffer(rows, dtype=torch.uint8).view(1, image.height, image.width, 4).permute(0, 3, 1, 2)
     out_1CHW = F.interpolate(image_1CHW, (height, width), mode="bicubic", antialias=True)
-    return Image.fromarray(out_1CHW[0].permute(1, 2, 0).contiguous().numpy())
+    out_HWC = out_1CHW[0].permute(1, 2, 0).contiguous().numpy()
+    return Image.frombytes("RGB", (width, height), out_HWC.tobytes(), "raw", "RGBX")
 
 
 def _encoded(image: Image.Image, settings: PackSettings) -> bytes:

@@ -164,8 +164,9 @@ def to_rgb(image: Image.Image, background: str = "white") -> Image.Image:
         image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
     else:
         image = to_srgb(image.convert("RGB") if image.mode == "P" else image, profile)
-    image = image.convert("RGB")
-    image.info.clear()  # an embedded profile or comment would be written again with the new picture
+    if image.mode != "RGB":  # converting would copy
+        image = image.convert("RGB")
+    image.info = {}  # an embedded profile or comment would be written again with the new picture
     return image
 
 

@@ -13,7 +13,7 @@ from data_prep.decode import HEAD_BYTES, could_be_image
 from data_prep.ledger import UNDECIDED, Ledger
 from data_prep.scan import SourceFile
 
-_AT_ONCE = 1024
+_AT_ONCE = 128
 _BLOCK = 1 << 20
 
 

@@ -79,11 +79,7 @@ def walk(folder: str | Path, over: PassedOver | None = None) -> Iterator[SourceF
     folders = [("", False)]
     while folders:
         below, hidden = folders.pop()
-        try:
-            entries = list(os.scandir(root / below))
-        except OSError as error:
-            raise UserError(f"{root / below!s} cannot be listed ({error.strerror}); change its permissions") from error
-        for entry in entries:
+        for entry in _entries(root / below):
             path, unwanted = f"{below}{entry.name}", hidden or _unwanted(entry.name)
             if entry.is_symlink() and not (entry.is_file() and Path(entry.path).resolve().is_relative_to(root)):
                 over.links += 1
@@ -97,6 +93,15 @@ def walk(folder: str | Path, over: PassedOver | None = None) -> Iterator[SourceF
                 yield from _members(root, path, entry.stat().st_size)
             else:
                 yield SourceFile(path, entry.stat().st_size)
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """One at a time: a folder may hold a million."""
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed ({error.strerror}); change its permissions") from error
 
 
 def _unwanted(name: str) -> bool:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -288,3 +289,17 @@ def test_only_what_is_like_the_words_is_kept(tmp_path):
     Image.new("RGB", (30, 30), "red").save(images / "red later.png")
     pack(images, tmp_path / "shards", settings, clip=(redness, "redness"))
     assert len(asked) == 12 and counts(tmp_path / "shards")["written"] == 4
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    peaks = []
+    for n in (150, 900):
+        images = tmp_path / f"{n}"
+        images.mkdir()
+        for i in range(n):
+            Image.new("RGB", (8, 8), (i % 256, i // 256, 0)).save(images / f"{i:060d}.bmp")
+        tracemalloc.start()
+        pack(images, tmp_path / f"shards {n}", PackSettings(min_size=8, samples_per_shard=50))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 200 * (900 - 150)
