@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from clipgen.data.atomic import replacing
+from clipgen.data.atomic import fingerprint, replacing
 from clipgen.errors import UserError
-from data_prep.convert import read_file
+from data_prep.convert import check_size, read_file
 from data_prep.decode import SetAside, read
 from data_prep.ledger import Ledger
 from data_prep.parallel import run
 from data_prep.scan import SourceFile
+from data_prep.settings import PackSettings
 
 BITS = 64
 _A_LIST = 2000  # files
@@ -30,19 +31,19 @@ class _Look:
     source: Path
     hashes: Path
     root: Path
-    max_pixels: int
+    settings: PackSettings
 
 
-def settle_near(seen: Ledger, root: Path, out: Path, bits: int, max_pixels: int, workers: int) -> None:
-    """Mark new files whose picture differs from an earlier one in at most `bits` bits of its hash."""
+def settle_near(seen: Ledger, root: Path, out: Path, settings: PackSettings, workers: int) -> None:
+    """Mark new files whose picture differs from an earlier one in at most `near_duplicates` bits of its hash."""
     try:
         import imagehash  # noqa: F401
     except ImportError as error:
         raise UserError("prep.near_duplicates needs imagehash; say `pip install 'clipgen[near]'`") from error
-    looks, count = [], 0
+    looks, count, mark = [], 0, fingerprint(asdict(settings))
     for batch in seen.batches(_A_LIST):
-        name = f".chunk-look-{len(looks):06d}"
-        look = _Look(out / f"{name}.jsonl", out / f"{name}.txt", root, max_pixels)
+        name = f".chunk-look-{mark}-{len(looks):06d}"
+        look = _Look(out / f"{name}.jsonl", out / f"{name}.txt", root, settings)
         count += len(batch)
         text = "".join(json.dumps(asdict(file)) + "\n" for _, file in batch)
         if not (look.hashes.exists() and look.source.exists() and look.source.read_text(encoding="ascii") == text):
@@ -54,14 +55,14 @@ def settle_near(seen: Ledger, root: Path, out: Path, bits: int, max_pixels: int,
     if missing:
         to_do = min(count, len(missing) * _A_LIST)
         run(_hash_files, missing, workers, "looking for near duplicates", count, count - to_do)
-    bands = _Bands(seen, bits)
+    bands = _Bands(seen, settings.near_duplicates)
     hashes = (line for look in looks for line in _lines(look.hashes))
     files = (file for batch in seen.batches(_A_LIST) for file in batch)
     for (number, file), line in zip(files, hashes, strict=True):
-        if mark := line.strip():
-            if (first := bands.near(int(mark, 16))) is None:
-                bands.add(int(mark, 16), file.path)
-                seen.settle(number, hash=mark)
+        if value := line.strip():
+            if (first := bands.near(int(value, 16))) is None:
+                bands.add(int(value, 16), file.path)
+                seen.settle(number, hash=value)
             else:
                 seen.settle(number, copy_of=first.encode("utf-8", "surrogateescape"))
 
@@ -82,7 +83,8 @@ def _hash(look: _Look, file: SourceFile) -> str:
     import imagehash
 
     try:
-        picture = read(read_file(look.root, file), look.max_pixels, at_least=_SIDE)
+        picture = read(read_file(look.root, file), look.settings.max_pixels, at_least=_SIDE)
+        check_size(picture, look.settings)  # what is not packed stands for no other
     except SetAside:
         return ""  # what is wrong with it is told when it is converted
     return str(imagehash.phash(picture.image, hash_size=8))

@@ -147,8 +147,8 @@ def pack(
         _start(place, old, replace)
         if place.settings.deduplicate:
             settle_copies(seen, place.images, workers)
-        if (bits := place.settings.near_duplicates) is not None:
-            settle_near(seen, place.images, place.out, bits, place.settings.max_pixels, workers)
+        if place.settings.near_duplicates is not None:
+            settle_near(seen, place.images, place.out, place.settings, workers)
         if clip is not None:
             settle_unlike(seen, place.images, place.out, place.settings, *clip)
         total = _make_chunks(place, seen, old)

@@ -8,7 +8,7 @@ from clipgen.data.sample import IMAGE_EXTENSIONS
 from clipgen.errors import UserError
 
 DECODING = ("exact", "fast")
-MOST_PIXELS = 1 << 27  # what a picture may ask for at all: half a gigabyte once decoded
+MOST_PIXELS = 89_478_485  # Pillow takes more for an attack
 
 
 @dataclass

@@ -141,9 +141,10 @@ def test_near_copies_are_packed_once_where_that_is_wanted(tmp_path):
         smooth = Image.fromarray(np.random.default_rng(i).integers(0, 256, (6, 6, 3), dtype=np.uint8))
         smooth.resize((96, 96), Image.Resampling.BICUBIC).save(images / f"{i}.png")
     Image.open(images / "3.png").save(images / "4 again.jpg", quality=60)
+    Image.open(images / "2.png").resize((12, 12)).save(images / "0 too small.png")  # stands for no other
     settings = PackSettings(size=16, near_duplicates=4)
     pack(images, tmp_path / "one", settings)
-    assert counts(tmp_path / "one")["duplicates"] == 1
+    assert counts(tmp_path / "one")["duplicates"] == 1 and "2.png" in sources(tmp_path / "one")
     assert lines(tmp_path / "one")["4 again.jpg"]["duplicate_of"] == "3.png"
     pack(images, tmp_path / "two", settings, workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
