@@ -93,10 +93,11 @@ class Ledger:
         return changed, stale
 
     def forget(self) -> None:
-        """All files are new again."""
+        """All files are new again; what was told by their names or their tar stays."""
+        by_name = "reason IN ('hidden', 'special', 'caption', 'metadata') OR detail LIKE 'tar: %'"
         self.db.execute(
             "UPDATE files SET old = 0, key = NULL, sha256 = NULL, hash = NULL, copy_of = NULL, "
-            "reason = CASE WHEN reason IN ('hidden', 'special') OR detail LIKE 'tar: %' THEN reason END WHERE old"
+            f"reason = CASE WHEN {by_name} THEN reason END WHERE old"
         )
         self.db.execute("DELETE FROM kept")
 

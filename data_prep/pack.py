@@ -129,6 +129,8 @@ def pack(
         raise UserError(
             f"shards={shards} lies inside images={images}, so it would be packed next time; give another folder"
         )
+    if place.settings.clip_words and clip is None:
+        raise UserError("prep.clip_words needs a CLIP to ask; say `clipgen prep`, or hand one in")
     require_images(images)
     old = _earlier(place, replace)
     with ledger.told():

@@ -173,6 +173,11 @@ def test_text_beside_an_image_is_its_caption(tmp_path):
     found = counts(tmp_path / "shards")
     assert found["set_aside"] == {"caption": 2, "format": 1} and found["captioned"] == 2
     said = {json.loads(s["json"])["source"]: decode_captions(s) for s in ShardSet(tmp_path / "shards", "train")}
+    with pytest.raises(UserError, match="captions changed for 2 packed images"):
+        pack(images, tmp_path / "shards", SMALL)
+    (images / "0002.png").unlink()
+    pack(images, tmp_path / "shards", SMALL, captions="sidecar", replace=True)
+    assert counts(tmp_path / "shards")["set_aside"] == found["set_aside"] and len(sources(tmp_path / "shards")) == 3
     assert said["0000.png"] == ["one", "two"] and said["d/0009.png"] == ["ein Vögelchen"] and said["0001.png"] == []
 
 
@@ -283,6 +288,8 @@ def test_only_what_is_like_the_words_is_kept(tmp_path):
         return [float(np.asarray(p)[..., 0].mean() - np.asarray(p)[..., 1].mean()) / 255 for p in pictures]
 
     settings = PackSettings(size=16, min_size=8, clip_words=["red"], clip_score=0.5)
+    with pytest.raises(UserError, match="needs a CLIP"):
+        pack(images, tmp_path / "shards", settings)
     pack(images, tmp_path / "shards", settings, clip=(redness, "redness"))
     found = counts(tmp_path / "shards")
     assert found["set_aside"] == {"clip_score": 8, "unreadable": 1} and len(asked) == 11
