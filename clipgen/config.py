@@ -10,19 +10,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from clipgen.errors import UserError
+from data_prep.settings import PackSettings
 
 
 @dataclass
-class Prep:
-    size: int | None = None
-    crop: bool = True
-    format: str = "png"
-    quality: int = 95
-    min_size: int = 16
-    max_pixels: int = 50_000_000
-    samples_per_shard: int = 2000
-    val_fraction: float = 0.02
-    max_bad_fraction: float = 0.5
+class Prep(PackSettings):
     workers: int | None = None
 
 

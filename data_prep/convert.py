@@ -1,104 +1,120 @@
-"""One image file → one sample of a shard: decoded, resized, encoded again."""
+"""One image file → one sample of a shard: decoded, resized, encoded again.
+
+H W pixels, C = 3 channels
+"""
 
 import hashlib
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from clipgen.data.sample import IMAGE_EXTENSIONS, Sample, image_sample
-from clipgen.data.transforms import center_crop_resize
-from clipgen.errors import UserError
-from data_prep.decode import HEAD_BYTES, SetAside, claims_to_be_image, could_be_image, decode
+from clipgen.data.sample import Sample, image_sample
+from data_prep.decode import HEAD_BYTES, Picture, SetAside, claims_to_be_image, could_be_image, read
 from data_prep.scan import SourceFile
+from data_prep.settings import PackSettings
 
 MAX_FILE_BYTES = 1 << 29  # of one source file: all of it is held in memory
+MAX_ORIGIN_BYTES = 1 << 16  # of the JSON that came beside an image
 
 
 @dataclass(frozen=True)
-class PackSettings:
-    """How images are made into samples.
+class Converted:
+    """A sample and what the counts need: the sha256 of the file, its format, its size and the sample's."""
 
-    `size` is the side of the centre square, or with `crop=False` the length of the shorter side; None keeps the size.
-    Files with a side under `min_size` or over `max_pixels` in all are set aside; when more than `max_bad_fraction` of
-    the image files are, packing stops. `val_fraction` is that of the samples kept for validation.
-    """
-
-    size: int | None = None
-    crop: bool = True
-    format: str = "png"
-    quality: int = 95
-    min_size: int = 16
-    max_pixels: int = 50_000_000
-    samples_per_shard: int = 2000
-    val_fraction: float = 0.02
-    max_bad_fraction: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.format not in IMAGE_EXTENSIONS:
-            raise UserError(f"prep.format {self.format!r} is unknown; take one of {', '.join(IMAGE_EXTENSIONS)}")
-        for name, value, least, most in (
-            ("size", self.size, 1, 16_384),
-            ("quality", self.quality, 1, 100),
-            ("min_size", self.min_size, 1, 16_384),
-            ("max_pixels", self.max_pixels, 1, Image.MAX_IMAGE_PIXELS or 1 << 27),
-            ("samples_per_shard", self.samples_per_shard, 1, 1_000_000),
-            ("val_fraction", self.val_fraction, 0, 0.9),
-            ("max_bad_fraction", self.max_bad_fraction, 0, 1),
-        ):
-            if value is not None and not least <= value <= most:
-                raise UserError(f"prep.{name} is {value}, but must be between {least} and {most}")
+    sample: Sample
+    sha256: str
+    format: str
+    original: tuple[int, int]
+    size: tuple[int, int]
 
 
 def convert(
-    key: str, root: Path, file: SourceFile, settings: PackSettings, captions: Sequence[str] | None = None
-) -> tuple[Sample, str, tuple[int, int]]:
-    """The sample of one file, the sha256 of the file and the (width, height) of the picture; raises SetAside."""
-    data = _read(root, file)
-    original = decode(data, settings.max_pixels)
-    if min(original.size) < settings.min_size:
-        raise SetAside("too_small", f"{original.width}×{original.height} has a side under {settings.min_size} pixels")
-    image = _resized(original, settings)
+    key: str,
+    root: Path,
+    file: SourceFile,
+    settings: PackSettings,
+    captions: Sequence[str] | None = None,
+    origin: SourceFile | None = None,
+) -> Converted:
+    """The sample of one file; `origin` is the JSON beside it, if any. Raises SetAside."""
+    data = read_file(root, file)
+    picture = read(data, settings.max_pixels, settings.background, _enough(settings))
+    check_size(picture, settings)
+    image = _resized(picture.image, settings)
     digest = hashlib.sha256(data).hexdigest()
     meta = {
         "source": file.path,
         "sha256": digest,
-        "original_width": original.width,
-        "original_height": original.height,
+        "format": picture.format,
+        "original_width": picture.size[0],
+        "original_height": picture.size[1],
         "width": image.width,
         "height": image.height,
     }
+    if origin is not None and (told := _origin(root, origin)):
+        meta["origin"] = told
     sample = image_sample(key, _encoded(image, settings), settings.format, meta, captions)
-    return sample, digest, image.size
+    return Converted(sample, digest, picture.format, picture.size, image.size)
 
 
-def _read(root: Path, file: SourceFile) -> bytes:
+def read_file(root: Path, file: SourceFile) -> bytes:
+    """All bytes of a file that could be an image; raises SetAside."""
     try:
-        with open(root / file.path, "rb") as opened:
-            head = opened.read(HEAD_BYTES)
-            if not could_be_image(file.path, head):
-                kind = "unreadable" if claims_to_be_image(file.path) else "format"
-                raise SetAside(kind, "its content is of no known image format" if head else "the file is empty")
-            if file.bytes > MAX_FILE_BYTES:
-                raise SetAside("too_large", f"{file.bytes} bytes is over {MAX_FILE_BYTES}")
-            return head + opened.read()
+        head = file.read(root, HEAD_BYTES)
+        if not could_be_image(file.path, head):
+            kind = "unreadable" if claims_to_be_image(file.path) else "format"
+            raise SetAside(kind, "its content is of no known image format" if head else "the file is empty")
+        if file.bytes > MAX_FILE_BYTES:
+            raise SetAside("too_large", f"{file.bytes} bytes is over {MAX_FILE_BYTES}")
+        return file.read(root)
     except OSError as error:
         raise SetAside("unreadable", f"{type(error).__name__}: {error.strerror}") from error
 
 
+def check_size(picture: Picture, settings: PackSettings) -> None:
+    """Raise SetAside for a picture that is too small or too long."""
+    width, height = picture.size
+    shape = f"{width}×{height}"
+    if min(width, height) < settings.min_size:
+        raise SetAside("too_small", f"{shape} has a side under {settings.min_size} pixels")
+    if settings.max_aspect is not None and max(width, height) > settings.max_aspect * min(width, height):
+        raise SetAside("aspect", f"{shape} is longer than {settings.max_aspect:g} times its shorter side")
+
+
+def _enough(settings: PackSettings) -> int | None:
+    return settings.size if settings.decoding == "fast" else None
+
+
 def _resized(image: Image.Image, settings: PackSettings) -> Image.Image:
-    if settings.size is None:
+    size = settings.size
+    if size is None:
         return image
     if settings.crop:
-        return center_crop_resize(image, settings.size)
-    scale = settings.size / min(image.size)
-    width, height = (max(settings.size, round(side * scale)) for side in image.size)
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image if image.width == image.height else image.crop((left, top, left + side, top + side))
+        return image if side == size else _resample(image, size, size)
+    scale = size / min(image.size)
+    width, height = (max(size, round(length * scale)) for length in image.size)
     if width * height > settings.max_pixels:
         raise SetAside("too_many_pixels", f"{width}×{height} once resized is over {settings.max_pixels} pixels")
-    return image if scale == 1 else image.resize((width, height), Image.Resampling.LANCZOS)
+    return image if scale == 1 else _resample(image, width, height)
+
+
+def _resample(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Bicubic with antialiasing: within a step of what Pillow makes, in a quarter of the time."""
+    rows = bytearray(image.tobytes("raw", "RGBX"))  # as Pillow holds them: a fourth byte costs less than packing three
+    image_1CHW = torch.frombuffer(rows, dtype=torch.uint8).view(1, image.height, image.width, 4).permute(0, 3, 1, 2)
+    out_1CHW = F.interpolate(image_1CHW, (height, width), mode="bicubic", antialias=True)
+    out_HWC = out_1CHW[0].permute(1, 2, 0).contiguous().numpy()
+    return Image.frombytes("RGB", (width, height), out_HWC.tobytes(), "raw", "RGBX")
 
 
 def _encoded(image: Image.Image, settings: PackSettings) -> bytes:
@@ -113,3 +129,15 @@ def _encoded(image: Image.Image, settings: PackSettings) -> bytes:
     except (OSError, ValueError) as error:  # webp takes at most 16,383 pixels a side, jpeg 65,535
         raise SetAside("unwritable", f"{image.width}×{image.height} as {settings.format}: {error}") from error
     return buffer.getvalue()
+
+
+def _origin(root: Path, file: SourceFile) -> dict[str, Any] | None:
+    """What img2dataset wrote beside an image, such as its address; nothing where that is no small JSON object."""
+    if file.bytes > MAX_ORIGIN_BYTES:
+        return None
+    try:
+        told = json.loads(file.read(root), parse_constant=lambda name: None)
+        json.dumps(told, allow_nan=False)  # 1e999 reads as infinity
+    except (OSError, ValueError, RecursionError):
+        return None
+    return told if isinstance(told, dict) else None

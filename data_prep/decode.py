@@ -2,20 +2,25 @@
 
 import io
 import logging
+import re
 import struct
 import warnings
 import zlib
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
 
 import numpy as np
 from PIL import ExifTags, Image
 
+from data_prep.colour import to_srgb
+
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it also logs what it raises, into the progress bar
 
 # told by content; TGA comes last, as it has no magic number and its check takes other files for TGA.
 # None of these runs another program, as EPS does.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF", "TGA")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF", "HEIF", "TGA")
 HEAD_BYTES = 32  # enough for every magic number
 
 # what Pillow raises on files from the test suites of Pillow and image-rs
@@ -33,6 +38,7 @@ _UNREADABLE = (
     struct.error,
     zlib.error,
 )
+_ADDRESS = re.compile(r" <_io\.BytesIO object at 0x[0-9a-f]+>")  # is another one each time
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 _UPRIGHT = {  # EXIF orientation → what undoes it
@@ -44,6 +50,7 @@ _UPRIGHT = {  # EXIF orientation → what undoes it
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (5, 6, 7, 8)
 
 
 class SetAside(Exception):
@@ -60,60 +67,106 @@ def could_be_image(name: str, head: bytes) -> bool:
     return suffix in _suffixes("TGA") or any(accept(head) is True for accept in _accepts())
 
 
+def image_suffixes() -> tuple[str, ...]:
+    """The suffixes of all formats, without the dot."""
+    return tuple(sorted(suffix[1:] for suffix in _suffixes(*FORMATS)))
+
+
 def claims_to_be_image(name: str) -> bool:
     """Whether a file's name ends like one of the formats: if it is none, then it is broken."""
     return PurePosixPath(name).suffix.lower() in _suffixes(*FORMATS)
 
 
 @cache
-def _accepts() -> tuple:
+def formats() -> tuple[str, ...]:
+    """Those of FORMATS that can be read here; HEIF with its plugin only."""
     Image.init()
-    return tuple(Image.OPEN[name][1] for name in FORMATS if name in Image.OPEN and Image.OPEN[name][1] is not None)
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 @cache
-def _suffixes(*formats: str) -> frozenset[str]:
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
+def _accepts() -> tuple:
+    return tuple(Image.OPEN[name][1] for name in formats() if Image.OPEN[name][1] is not None)
+
+
+@cache
+def _suffixes(*names: str) -> frozenset[str]:
+    formats()
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in names)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture in RGB, with the format and the upright (width, height) of the file it came from."""
+
+    image: Image.Image
+    format: str
+    size: tuple[int, int]
 
 
 def decode(data: bytes, max_pixels: int) -> Image.Image:
-    """Decode the first frame, upright, as RGB with transparency on white; raises SetAside with the reason.
+    """The RGB picture alone, as `read` gives it."""
+    return read(data, max_pixels).image
 
-    The size is looked at before any pixel is decoded. What ends early is refused, not filled with gray.
+
+def read(data: bytes, max_pixels: int, background: str = "white", at_least: int | None = None) -> Picture:
+    """Decode the first frame, upright, as sRGB with transparency on `background`; raises SetAside with the reason.
+
+    The size is looked at before any pixel is decoded. What ends early is refused, not filled with gray. `at_least`
+    lets a JPEG be decoded at a half, a quarter or an eighth of its size, with no side under so many pixels.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(data), formats=formats()) as image:
+                size = image.size
                 if image.width * image.height > max_pixels:
                     raise SetAside("too_many_pixels", f"{image.width}×{image.height} is over {max_pixels} pixels")
+                if at_least is not None and image.format in ("JPEG", "MPO"):
+                    _decode_smaller(image, at_least)
                 image.load()
-                return to_rgb(upright(image))
+                orientation = _orientation(image)
+                if orientation in _SIDEWAYS:
+                    size = size[::-1]
+                turned = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+                return Picture(to_rgb(turned, background), image.format or "", size)
         except _BOMB as error:
             raise SetAside("too_many_pixels", str(error)) from error
         except _UNREADABLE as error:
-            raise SetAside("unreadable", f"{type(error).__name__}: {error}") from error
+            raise SetAside("unreadable", f"{type(error).__name__}: {_ADDRESS.sub('', str(error))}") from error
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; where EXIF cannot be read, the picture is taken as it is."""
+def _decode_smaller(image: Image.Image, at_least: int) -> None:
+    scale = next((scale for scale in (8, 4, 2) if min(image.size) // scale >= at_least), 1)
+    if scale > 1:
+        image.draft(image.mode, (image.width // scale, image.height // scale))
+
+
+def _orientation(image: Image.Image) -> int | None:
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except _UNREADABLE:
-        return image
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except _UNREADABLE:  # where EXIF cannot be read, the picture is taken as it is
+        return None
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode of Pillow → RGB, transparency composited on white, 16 bits and floats brought to 8."""
+def to_rgb(image: Image.Image, background: str = "white") -> Image.Image:
+    """Any mode of Pillow → sRGB, transparency composited on `background`, 16 bits and floats brought to 8."""
+    profile = image.info.get("icc_profile")
     if image.mode.startswith(("I", "F")):
         image = Image.fromarray(_to_8_bits(np.asarray(image)))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
-    image.info.clear()  # an embedded profile or comment would be written again with the new picture
+        image = to_srgb(image if image.mode == "LA" else image.convert("RGBA"), profile).convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
+    else:
+        image = to_srgb(image.convert("RGB") if image.mode == "P" else image, profile)
+    if image.mode != "RGB":  # converting would copy
+        image = image.convert("RGB")
+    image.info = {}  # an embedded profile or comment would be written again with the new picture
     return image
 
 

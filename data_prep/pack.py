@@ -1,82 +1,107 @@
 """A folder of images → image shards, restartable and with the same bytes whatever the number of processes.
 
-The sorted list of files is cut into chunks; a chunk becomes at most one train shard and one val shard and leaves a
-note, so that a killed run continues after its last whole chunk. The manifest comes last and replaces the notes.
+The files that are new, sorted by path, are cut into chunks; a chunk becomes at most one train shard and one val shard
+and leaves a note, so that a killed run continues after its last whole chunk. The manifest comes last and replaces the
+notes. Files that are added later become an addition: chunks of their own, after those that are there.
 """
 
-import json
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import PIL
 
-from clipgen.data.atomic import TEMPORARY, explained, fingerprint, replacing, write_json
+from clipgen.data.atomic import TEMPORARY, explained, fingerprint, write_json
 from clipgen.data.manifest import FILE_NAME, Manifest, Shard, describe_difference
-from clipgen.data.sample import Sample, sample_key
-from clipgen.data.shards import shard_name, write_shard
 from clipgen.errors import UserError
-from data_prep.captions import Captions
-from data_prep.convert import PackSettings, convert
-from data_prep.decode import SetAside
-from data_prep.parallel import Tick, run
-from data_prep.scan import Listing, SourceFile, scan
+from data_prep import companions, ledger, page
+from data_prep.chunk import NOTES, SPLITS, Chunk, Note, Task, make_chunk
+from data_prep.duplicates import settle_copies
+from data_prep.ledger import Ledger
+from data_prep.near import settle_near
+from data_prep.parallel import run
+from data_prep.relevance import Score, settle_unlike
+from data_prep.scan import PassedOver, require_images, walk
+from data_prep.settings import PackSettings
 
 QUARANTINE = "quarantine.jsonl"
+COUNTS = "prep.json"
+REPORT = "prep_report.html"
 FEW = 20  # from this many images on, one is kept for validation
+NOT_BROKEN = (
+    "caption",
+    "clip_score",
+    "format",
+    "hidden",
+    "metadata",
+    "special",
+)  # what is set aside, but is no image gone bad
 
 _STARTED = ".prep.json"
-_SPLITS = ("train", "val")
 
-
-@dataclass(frozen=True)
-class _Chunk:
-    """One unit of work: everything a process needs to make the shards of some files."""
-
-    number: int
-    files: list[SourceFile]
-    root: Path
-    out: Path
-    settings: PackSettings
-    fingerprint: str
-    threshold: int  # content hashes below it go to the validation split
-    captions: Captions
-
-    @property
-    def note(self) -> Path:
-        return self.out / f".chunk-{self.number:06d}.json"
+Captions = Mapping[str, list[str]] | Iterable[tuple[str, str]]
 
 
 @dataclass
-class _Note:
-    """What a chunk became. `lowest` and `highest` are the extremes of the content hashes of its samples."""
+class _Total:
+    """The sums over the notes of chunks, read one after another."""
 
-    fingerprint: str
-    threshold: int
     shards: list[Shard] = field(default_factory=list)
-    set_aside: list[dict[str, str]] = field(default_factory=list)
-    pixels: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SPLITS, 0))
-    shortest_side: int | None = None
+    chunks: int = 0
+    formats: Counter[str] = field(default_factory=Counter)
+    sides: Counter[str] = field(default_factory=Counter)
+    pixels: Counter[str] = field(default_factory=Counter)
     captioned: int = 0
-    lowest: int | None = None
-    highest: int | None = None
+    shortest_side: int | None = None
+    threshold: int = 0
 
     @classmethod
-    def read(cls, path: Path) -> "_Note | None":
-        try:
-            content = json.loads(path.read_text())
-            return cls(**content | {"shards": [Shard(**shard) for shard in content["shards"]]})
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
-            return None
+    def of(cls, manifest: Manifest | None, threshold: int) -> "_Total":
+        if manifest is None:
+            return cls(threshold=threshold)
+        facts = manifest.facts
+        counters = {name: Counter(facts[name]) for name in ("formats", "sides", "pixels")}
+        others = {name: facts[name] for name in ("chunks", "captioned", "shortest_side", "threshold")}
+        return cls(list(manifest.shards), **counters, **others)
+
+    def add(self, note: Note) -> None:
+        self.shards += note.shards
+        self.chunks += 1
+        self.formats.update(note.formats)
+        self.sides.update(note.sides)
+        self.pixels.update(note.pixels)
+        self.captioned += note.captioned
+        if note.shortest_side is not None:
+            self.shortest_side = min(note.shortest_side, self.shortest_side or note.shortest_side)
+
+
+@dataclass(frozen=True)
+class _Extremes:
+    """The lowest and highest content hash of a chunk's samples, and how many there are."""
+
+    lowest: int | None
+    highest: int | None
+    samples: int
+
+
+@dataclass(frozen=True)
+class _Place:
+    """From where to where, and how."""
+
+    images: Path
+    out: Path
+    settings: PackSettings
+    workers: int
+    clip: str | None  # which CLIP decides on what is kept
 
     @property
-    def samples(self) -> int:
-        return sum(shard.samples for shard in self.shards)
-
-    def of_split(self, split: str) -> int:
-        return sum(shard.samples for shard in self.shards if shard.split == split)
+    def prep(self) -> dict[str, Any]:
+        settings = asdict(self.settings) | ({"clip": self.clip} if self.clip else {})
+        del settings["max_bad_fraction"]  # it decides whether there is a result, not what it is
+        return settings
 
 
 def pack(
@@ -84,157 +109,167 @@ def pack(
     shards: str | Path,
     settings: PackSettings | None = None,
     workers: int = 1,
-    captions: Captions | None = None,
+    captions: Captions | str | None = None,
     replace: bool = False,
+    clip: tuple[Score, str] | None = None,
 ) -> Manifest:
     """Pack a folder of images into shards and return their manifest; what is already done is not done again.
 
-    `captions` maps the path of a file below `images` to its captions. Files that cannot be used are listed in
-    quarantine.jsonl beside the shards. Raises UserError for a folder without usable images, one where more than
-    `max_bad_fraction` are broken, an output inside the input, a full disk, and for an output that was made with other
-    settings or has lost a shard, unless `replace`.
+    `captions` maps the path of a file below `images` to its captions, or gives pairs of both, or is "sidecar" for the
+    .txt beside each image. `clip` scores pictures by `clip_words`, with a name of what does so. Images that are new
+    since the last time go to new shards. What was seen and what became of it stands in prep.json, files.jsonl,
+    quarantine.jsonl and prep_report.html beside the shards. Raises UserError for a folder without usable images, one
+    where more than `max_bad_fraction` are broken, an output inside the input, a full disk, captions of which none
+    belongs to an image, and, unless `replace`, for an output that was made with other settings, has lost a shard, or
+    whose images or captions have changed since.
     """
-    settings, out = settings or PackSettings(), Path(shards)
-    if out.resolve().is_relative_to(Path(images).resolve()):
+    began = time.perf_counter()
+    place = _Place(Path(images).resolve(), Path(shards), settings or PackSettings(), workers, clip and clip[1])
+    if place.out.resolve().is_relative_to(place.images):
         raise UserError(
-            f"shards={out} lies inside images={images}, so it would be packed next time; give another folder"
+            f"shards={shards} lies inside images={images}, so it would be packed next time; give another folder"
         )
-    listing = scan(images)
-    captions = _matching(captions or {}, listing)
-    made_by = _made_by(settings, listing, captions)
-    if (finished := _finished(out, made_by, replace)) is not None:
-        return finished
-    _start(out, made_by, replace)
-
-    def chunks(threshold: int) -> Iterator[_Chunk]:
-        step = settings.samples_per_shard
-        for number, first in enumerate(range(0, len(listing.files), step)):
-            files = listing.files[first : first + step]
-            own = {file.path: captions[file.path] for file in files if file.path in captions}
-            yield _Chunk(number, files, listing.root, out, settings, made_by["fingerprint"], threshold, own)
-
-    threshold = int(settings.val_fraction * 2**64)
-    _make([c for c in chunks(threshold) if not _is_made(c)], workers, len(listing.files))
-    notes = [_Note.read(chunk.note) for chunk in chunks(threshold)]
-    if (moved := _threshold_with_both_splits(notes, threshold)) != threshold:
-        # very few images: chance left a split empty, so a picture moves and its chunks are made again
-        again = [c for c, note in zip(chunks(moved), notes, strict=True) if _changes(note, threshold, moved)]
-        _make(again, workers, sum(len(chunk.files) for chunk in again))
-        notes = [_Note.read(chunk.note) for chunk in chunks(moved)]
-    return _finish(out, listing, settings, made_by, notes)
-
-
-def _made_by(settings: PackSettings, listing: Listing, captions: Captions) -> dict[str, Any]:
-    prep = asdict(settings)
-    del prep["max_bad_fraction"]  # it decides whether there is a result, not what it is
-    made_by = {
-        "prep": prep,
-        "images": {
-            "files": len(listing.files),
-            "bytes": sum(file.bytes for file in listing.files),
-            "listing": fingerprint([[file.path, file.bytes] for file in listing.files]),
-        },
-        "captions": fingerprint(captions) if captions else None,
-    }
-    return made_by | {"fingerprint": fingerprint(made_by)}
+    if place.settings.clip_words and clip is None:
+        raise UserError("prep.clip_words needs a CLIP to ask; say `clipgen prep`, or hand one in")
+    require_images(images)
+    old = _earlier(place, replace)
+    with ledger.told():
+        seen, over = Ledger(), PassedOver()
+        seen.add(walk(images, over))
+        facts = {"links": over.links, "special": over.special, **companions.read(seen, place.images, captions)}
+        if old is not None:
+            changed, stale = _changed(seen, old, place.out)
+            if changed and not replace:
+                raise UserError(f"shards={shards}: {changed}; bring back what was there, or take replace=true")
+            if changed:
+                seen.forget()
+                old = None
+            elif not stale and not seen.count("old = 0") and _sweep(place.out):
+                return old
+        _start(place, old, replace)
+        if place.settings.deduplicate:
+            settle_copies(seen, place.images, workers)
+        if place.settings.near_duplicates is not None:
+            settle_near(seen, place.images, place.out, place.settings, workers)
+        if clip is not None:
+            settle_unlike(seen, place.images, place.out, place.settings, *clip)
+        total = _make_chunks(place, seen, old)
+        return _finish(place, seen, old, total, facts, began)
 
 
-def _matching(captions: Captions, listing: Listing) -> Captions:
-    matching = {file.path: captions[file.path] for file in listing.files if file.path in captions}
-    if captions and not matching:
-        raise UserError(
-            f"none of the {len(captions)} captions belongs to a file in {listing.root}: the first is for "
-            f"{next(iter(captions))!r}; give paths relative to the image folder, such as {listing.files[0].path!r}"
-        )
-    return matching
-
-
-def _finished(out: Path, made_by: dict[str, Any], replace: bool) -> Manifest | None:
-    if not Manifest.exists(out):
+def _earlier(place: _Place, replace: bool) -> Manifest | None:
+    """The manifest of earlier runs with these settings, or none; UserError where it is of others."""
+    if not Manifest.exists(place.out):
         return None
-    manifest = Manifest.load(out, "images")
-    if manifest.made_by.get("fingerprint") == made_by["fingerprint"]:
-        if not replace:
-            manifest.check(out)
-        if manifest.problems(out):
+    manifest = Manifest.load(place.out, "images")
+    made = manifest.made_by.get("prep", {})
+    if made != place.prep:
+        if replace:
             return None
-        _sweep(out)
-        return manifest
-    if not replace:
-        difference = ", ".join(describe_difference(manifest.made_by, made_by))
+        difference = ", ".join(describe_difference({"prep": made}, {"prep": place.prep}))
         raise UserError(
-            f"shards={out} was made with other input or settings ({difference}); give another folder, or replace=true"
+            f"shards={place.out} was made with other settings ({difference}); give another folder, or replace=true"
         )
-    return None
+    if not replace:
+        manifest.check(place.out)
+    return None if manifest.problems(place.out) else manifest
 
 
-def _start(out: Path, made_by: dict[str, Any], replace: bool) -> None:
-    """Mark `out` as being packed; from here on it has no manifest."""
+def _changed(seen: Ledger, old: Manifest, out: Path) -> tuple[str, int]:
+    """What of the files packed earlier is not as it was, in words, and how many files that were not packed are so."""
+    changed, stale = seen.recall(out / ledger.FILE_NAME, old.facts["seen"])
+    if changed:
+        files = f"{len(changed)} of the packed images are" if len(changed) > 1 else "a packed image is"
+        return f"{files} gone or changed, the first is {changed[0]!r}", stale
+    if recaptioned := seen.recaptioned():
+        return f"captions changed for {len(recaptioned)} packed images, the first is {recaptioned[0]!r}", stale
+    return "", stale
+
+
+def _start(place: _Place, old: Manifest | None, replace: bool) -> None:
+    """Mark `out` as being packed; what is no part of an earlier run has no manifest from here on."""
+    out = place.out
     ours = Manifest.exists(out) or (out / _STARTED).exists() or replace
     if not ours and (strangers := _shard_files(out)):
         raise UserError(
             f"shards={out} holds {strangers[0].name} but no manifest; give an empty folder, or replace=true"
         )
     with explained(out):
-        write_json(out / _STARTED, made_by)
-        (out / FILE_NAME).unlink(missing_ok=True)
+        write_json(out / _STARTED, place.prep)
+        if old is None:
+            (out / FILE_NAME).unlink(missing_ok=True)
 
 
 def _shard_files(out: Path) -> list[Path]:
-    return sorted(path for split in _SPLITS for path in out.glob(f"{split}-" + "[0-9]" * 6 + ".tar"))
+    return sorted(path for split in SPLITS for path in out.glob(f"{split}-" + "[0-9]" * 6 + ".tar"))
 
 
-def _is_made(chunk: _Chunk) -> bool:
-    note = _Note.read(chunk.note)
-    return (
-        note is not None
-        and (note.fingerprint, note.threshold) == (chunk.fingerprint, chunk.threshold)
-        and not Manifest("images", note.shards).problems(chunk.out)
-    )
+def _make_chunks(place: _Place, seen: Ledger, old: Manifest | None) -> _Total:
+    """Make what is not made yet, and write into the ledger what became of each file."""
+    total = _Total.of(old, int(place.settings.val_fraction * 2**64))
+    first = total.chunks
+    files = seen.count(ledger.UNDECIDED)
+    chunks = _make(place, _lists(place, seen), first, total.threshold, files, lambda number: True)
+    if old is None:
+        moved = _threshold_with_both_splits([_extremes(chunk) for chunk in chunks], total.threshold)
+        if moved != total.threshold:
+            # very few images: chance left a split empty, so a picture moves and its chunks are made again
+            changing = {c.number for c in chunks if _changes(_extremes(c), total.threshold, moved)}
+            _make(place, _lists(place, seen), first, moved, files, changing.__contains__)
+            total.threshold = moved
+    for chunk in chunks:
+        note = Note.read(chunk.note)
+        for entry in note.files:
+            seen.settle(entry.pop("file"), **entry)
+        total.add(note)
+    seen.set_copies_aside()
+    return total
 
 
-def _make(chunks: list[_Chunk], workers: int, total: int) -> None:
-    if chunks:
-        to_do = sum(len(chunk.files) for chunk in chunks)
-        run(_make_chunk, chunks, workers, "packing images", total, total - to_do)
+def _make(
+    place: _Place,
+    lists: Iterator[list[Task]],
+    first: int,
+    threshold: int,
+    files: int,
+    wanted: Callable[[int], bool],
+) -> list[Chunk]:
+    """Make those chunks of `lists` that are wanted and not made; all of them are returned."""
+    chunks, missing = [], []
+    prep = fingerprint(place.prep)
+    for number, tasks in enumerate(lists, first):
+        mark = fingerprint([prep, [task.line() for task in tasks]])
+        chunk = Chunk(number, len(tasks), place.images, place.out, place.settings, mark, threshold)
+        chunks.append(chunk)
+        if wanted(number) and not chunk.is_made():
+            chunk.write_list(tasks)
+            missing.append(chunk)
+    if missing:
+        to_do = sum(chunk.files for chunk in missing)
+        run(make_chunk, missing, place.workers, "packing images", files, files - to_do)
+    return chunks
 
 
-def _make_chunk(chunk: _Chunk, tick: Tick) -> None:
-    note = _Note(chunk.fingerprint, chunk.threshold)
-    val: list[Sample] = []
-    train = write_shard(chunk.out / shard_name("train", chunk.number), _train_samples(chunk, note, val, tick))
-    for shard in (train, write_shard(chunk.out / shard_name("val", chunk.number), val)):
-        if shard.samples:
-            note.shards.append(shard)
-        else:
-            (chunk.out / shard.name).unlink()
-    write_json(chunk.note, asdict(note))
+def _lists(place: _Place, seen: Ledger) -> Iterator[list[Task]]:
+    """The undecided files by path, as many as go into a shard at a time."""
+    tasks: list[Task] = []
+    size, most = 0, place.settings.bytes_per_shard
+    for _, file in seen.undecided():
+        if tasks and (len(tasks) == place.settings.samples_per_shard or (most and size + file.bytes > most)):
+            yield tasks
+            tasks, size = [], 0
+        tasks.append(Task(file, seen.captions_of(file.path), companions.origin(seen, file)))
+        size += file.bytes
+    if tasks:
+        yield tasks
 
 
-def _train_samples(chunk: _Chunk, note: _Note, val: list[Sample], tick: Tick) -> Iterator[Sample]:
-    """Yield the training samples of a chunk, one at a time; put the few others into `val`, all counts into `note`."""
-    for place, file in enumerate(chunk.files):
-        key = sample_key(chunk.number * chunk.settings.samples_per_shard + place)
-        try:
-            sample, digest, size = convert(key, chunk.root, file, chunk.settings, chunk.captions.get(file.path))
-        except SetAside as reason:
-            note.set_aside.append({"file": file.path, "reason": reason.reason, "detail": reason.detail})
-        else:
-            content = int(digest[:16], 16)
-            split = "val" if content < chunk.threshold else "train"
-            note.pixels[split] += size[0] * size[1]
-            note.shortest_side = min(*size, note.shortest_side or min(size))
-            note.captioned += file.path in chunk.captions
-            note.lowest = content if note.lowest is None else min(content, note.lowest)
-            note.highest = content if note.highest is None else max(content, note.highest)
-            if split == "val":
-                val.append(sample)
-            else:
-                yield sample
-        tick()
+def _extremes(chunk: Chunk) -> _Extremes:
+    note = Note.read(chunk.note)
+    return _Extremes(note.lowest, note.highest, note.samples)
 
 
-def _threshold_with_both_splits(notes: list[_Note], threshold: int) -> int:
+def _threshold_with_both_splits(notes: list[_Extremes], threshold: int) -> int:
     """The threshold nearest to the given one that leaves a training sample, and with FEW samples one to validate."""
     lows = [note.lowest for note in notes if note.lowest is not None]
     highs = [note.highest for note in notes if note.highest is not None]
@@ -247,62 +282,70 @@ def _threshold_with_both_splits(notes: list[_Note], threshold: int) -> int:
     return threshold
 
 
-def _changes(note: _Note, threshold: int, moved: int) -> bool:
+def _changes(note: _Extremes, threshold: int, moved: int) -> bool:
     if note.lowest is None or note.highest is None:
         return False
     return note.lowest < moved if moved > threshold else note.highest >= moved
 
 
-def _finish(out: Path, listing: Listing, settings: PackSettings, made_by: dict, notes: list[_Note]) -> Manifest:
-    """Write the quarantine list, take away what is left of unfinished runs, and write the manifest."""
-    with replacing(out / QUARANTINE) as temporary, open(temporary, "w", encoding="ascii") as lines:
-        for note in notes:
-            lines.writelines(json.dumps(line) + "\n" for line in note.set_aside)
-    set_aside = Counter(line["reason"] for note in notes for line in note.set_aside)
-    _stop_when_too_many_are_bad(out, listing, settings, notes, set_aside)
-    shortest = [note.shortest_side for note in notes if note.shortest_side is not None]
-    facts = {
-        "seen": len(listing.files),
-        "written": sum(note.samples for note in notes),
-        "set_aside": dict(sorted(set_aside.items())),
-        "hidden": listing.hidden,
-        "links": listing.links,
-        "captioned": sum(note.captioned for note in notes),
-        "pixels": {split: sum(note.pixels[split] for note in notes) for split in _SPLITS},
-        "shortest_side": min(shortest),
-        "pillow": PIL.__version__,
+def _finish(
+    place: _Place, seen: Ledger, old: Manifest | None, total: _Total, facts: dict[str, Any], began: float
+) -> Manifest:
+    """Write what became of every file, take away what is left of unfinished runs, and write the manifest."""
+    out = place.out
+    with explained(out):
+        seen.save_set_aside(out / QUARANTINE)
+        _stop_when_too_many_are_bad(place, seen)
+        seen.save(out / ledger.FILE_NAME)
+    counts = {
+        "seen": seen.count(),
+        "written": seen.count("key IS NOT NULL"),
+        "duplicates": seen.count("copy_of IS NOT NULL"),
+        "set_aside": seen.set_aside(),
     }
-    shards = sorted((shard for note in notes for shard in note.shards), key=lambda shard: shard.name)
-    manifest = Manifest("images", shards, made_by, facts)
-    kept = {shard.name for shard in shards}
+    facts = counts | facts | {
+        "captioned": total.captioned,
+        "pixels": {split: total.pixels[split] for split in SPLITS},
+        "formats": dict(sorted(total.formats.items())),
+        "sides": dict(sorted(total.sides.items(), key=lambda side: int(side[0]))),
+        "shortest_side": total.shortest_side,
+        "chunks": total.chunks,
+        "threshold": total.threshold,
+        "pillow": PIL.__version__,
+    }  # fmt: skip
+    additions = [*(old.made_by["additions"] if old else []), seen.addition()]
+    made_by = {"prep": place.prep, "additions": additions}
+    manifest = Manifest("images", total.shards, made_by | {"fingerprint": fingerprint(made_by)}, facts)
+    manifest.shards.sort(key=lambda shard: shard.name)
+    write_json(out / COUNTS, facts | {"samples": {split: manifest.samples(split) for split in SPLITS}})
+    kept = {shard.name for shard in manifest.shards}
     with explained(out):
         for path in [path for path in _shard_files(out) if path.name not in kept]:
             path.unlink()
+    seconds = time.perf_counter() - began
+    page.write(out / REPORT, manifest, out, place.images, seen, additions[-1]["files"], seconds)
     manifest.save(out)
     _sweep(out)
     return manifest
 
 
-def _sweep(out: Path) -> None:
+def _sweep(out: Path) -> bool:
     with explained(out):
-        for pattern in (".chunk-*.json", _STARTED, TEMPORARY):
+        for pattern in (NOTES, _STARTED, TEMPORARY):
             for path in out.glob(pattern):
                 path.unlink(missing_ok=True)
+    return True
 
 
-def _stop_when_too_many_are_bad(
-    out: Path, listing: Listing, settings: PackSettings, notes: list[_Note], set_aside: Counter[str]
-) -> None:
-    # a text file among images is no broken image
-    bad = set_aside.total() - set_aside["format"]
-    seen = len(listing.files) - set_aside["format"]
-    written = sum(note.samples for note in notes)
-    if written and bad <= settings.max_bad_fraction * seen:
+def _stop_when_too_many_are_bad(place: _Place, seen: Ledger) -> None:
+    reasons = {name: count for name, count in seen.set_aside().items() if name not in NOT_BROKEN}
+    bad, written, most = sum(reasons.values()), seen.count("key IS NOT NULL"), place.settings.max_bad_fraction
+    if written and bad <= most * (bad + written):
         return
-    reason = max((r for r in set_aside if r != "format"), key=lambda r: set_aside[r], default="format")
-    first = next(line for note in notes for line in note.set_aside if line["reason"] == reason)
+    reason = max(reasons, key=lambda name: reasons[name], default="format")
+    first = next(seen.examples(reason, 1))
     raise UserError(
-        f"images={listing.root}: {bad} of {seen} images cannot be used, mostly as {reason}, the first is "
-        f"{first['file']!r} ({' '.join(first['detail'].split())}); {out / QUARANTINE} lists all. "
-        + (f"Mend them, or raise prep.max_bad_fraction above {settings.max_bad_fraction}" if written else "Mend them")
+        f"images={place.images}: {bad} of {bad + written} images cannot be used, mostly as {reason}, the first is "
+        f"{first.path!r} ({' '.join(first.detail.split())}); {place.out / QUARANTINE} lists all. "
+        + (f"Mend them, or raise prep.max_bad_fraction above {most}" if written else "Mend them")
     )

@@ -1,28 +1,36 @@
 """How large the images of a folder are, without decoding them: what the size to train at is chosen from."""
 
-import random
+import hashlib
+import heapq
+import io
+import os
 import warnings
 from pathlib import Path
 
 from PIL import Image
 
-from data_prep.decode import FORMATS
-from data_prep.scan import scan
+from data_prep.decode import formats
+from data_prep.scan import SourceFile, require_images, walk
 
 LOOKED_AT = 500
 
 
 def typical_side(folder: str | Path) -> int:
     """The shorter side, in pixels, that nine of ten images of a random sample reach; 0 where none can be read."""
-    listing = scan(folder)
-    files = random.Random(0).sample(listing.files, min(LOOKED_AT, len(listing.files)))
-    sides = []
+    require_images(folder)
+    root, sides = Path(folder).resolve(), []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for file in files:
+        files = (file for file in walk(folder) if file.reason is None)
+        for file in heapq.nsmallest(LOOKED_AT, files, key=_chance):
             try:
-                with Image.open(listing.root / file.path, formats=FORMATS) as image:
+                with Image.open(io.BytesIO(file.read(root)), formats=formats()) as image:
                     sides.append(min(image.size))
             except Exception:
                 continue
     return sorted(sides)[len(sides) // 10] if sides else 0
+
+
+def _chance(file: SourceFile) -> bytes:
+    """An order that is random, but the same wherever and whenever the folder is listed."""
+    return hashlib.sha256(os.fsencode(file.path)).digest()

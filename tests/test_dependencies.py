@@ -96,7 +96,7 @@ def test_the_imports_were_found():
         (("webdataset",), ("clipgen/data/shards.py",)),
         (("clipgen.cli",), ("clipgen/cli/*",)),
         (("clipgen.config", "clipgen.defaults"), ("clipgen/cli/*", "clipgen/defaults.py")),
-        (("data_prep",), ("data_prep/*", "clipgen/cli/*")),
+        (("data_prep",), ("data_prep/*", "clipgen/cli/*", "clipgen/config.py")),
         (("torchvision", "lightning_fabric", "pickle5", "dill", "cloudpickle"), ()),
     ],
 )

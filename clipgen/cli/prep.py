@@ -16,13 +16,21 @@ def main(cfg: Config) -> None:
 
 
 def summary(manifest, shards: str) -> str:
-    """One or two lines: how many, where, and what was set aside."""
+    """A few lines: how many, where, and what was not taken."""
     facts = manifest.facts
-    line = (
+    lines = [
         f"prep: {facts['written']:,} of {facts['seen']:,} files are in {shards} "
         f"({manifest.samples('train'):,} to train on, {manifest.samples('val'):,} to validate)"
-    )
+    ]
+    if facts["duplicates"]:
+        lines.append(f"{facts['duplicates']:,} duplicates were left out; {shards}/files.jsonl says of what")
     if facts["set_aside"]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in facts["set_aside"].items())
-        line += f"\n      set aside: {reasons}; {shards}/quarantine.jsonl says which"
-    return line
+        lines.append(f"set aside: {reasons}; {shards}/quarantine.jsonl says which")
+    if facts["unmatched_captions"]:
+        first = facts["first_unmatched_caption"]
+        lines.append(f"captions of {facts['unmatched_captions']:,} files match no image, the first is {first!r}")
+    if failed := facts.get("img2dataset_failed_rows"):
+        lines.append(f"{failed:,} rows failed when img2dataset made these tars, by its own counts")
+    lines.append(f"{shards}/prep_report.html shows it")
+    return "\n      ".join(lines)

@@ -1,11 +1,12 @@
 """The stages of a run, each a function of the config: skipped when done, continued when begun, redone when changed."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
@@ -40,9 +41,10 @@ from clipgen.transformer.condition import centre
 from clipgen.transformer.model import Transformer
 from clipgen.transformer.module import TransformerModule
 from clipgen.transformer.sampling import generate
-from data_prep.captions import read_captions, sidecar_captions
+from data_prep.captions import read_captions
 from data_prep.encode import STATISTICS, Encoders, encode
-from data_prep.pack import PackSettings, pack
+from data_prep.pack import pack
+from data_prep.settings import PackSettings
 
 PREVIEWS = 8  # pictures in a grid
 
@@ -66,12 +68,24 @@ def prep(cfg: Config, replace: bool = False) -> Manifest:
     if not cfg.images:
         raise UserError("images is not set; type images=FOLDER, the folder that holds your images")
     values = {key: value for key, value in asdict_of(cfg.prep).items() if key != "workers"}
-    captions = None
-    if cfg.captions == "sidecar":
-        captions = sidecar_captions(cfg.images)
-    elif cfg.captions:
-        captions = read_captions(cfg.captions)
-    return pack(cfg.images, cfg.shards, PackSettings(**values), cfg.prep.workers or 1, captions, replace)
+    captions = cfg.captions if cfg.captions in (None, "sidecar") else read_captions(cfg.captions)
+    clip = clip_score(cfg) if cfg.prep.clip_words else None
+    return pack(cfg.images, cfg.shards, PackSettings(**values), cfg.prep.workers or 1, captions, replace, clip)
+
+
+def clip_score(cfg: Config) -> tuple[Callable[[Sequence[Image.Image]], list[float]], str]:
+    """The highest cosine of each picture with one of prep.clip_words, and the name of the CLIP that says so."""
+    device = pick_device(cfg.trainer.device)
+    clip = clip_in_use(cfg)
+    text_NE = clip.encode_text(list(cfg.prep.clip_words))
+
+    def score(pictures: Sequence[Image.Image]) -> list[float]:
+        if not pictures:
+            return []
+        pixels_BSS3 = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).to(device)
+        return (clip.encode_image(to_model_range(pixels_BSS3)) @ text_NE.T).amax(1).tolist()
+
+    return score, clip.identity.fingerprint()
 
 
 def train_vqgan(cfg: Config, folder: Path) -> Record:

@@ -1,10 +1,13 @@
 """Captions are found where people keep them."""
 
+import json
+
 import pytest
-from PIL import Image
 
 from clipgen.errors import UserError
-from data_prep.captions import read_captions, sidecar_captions
+from data_prep.captions import read_captions
+
+BIRDS = [("a.png", "a red bird"), ("a.png", "red, and a bird"), ("d/b.png", 'a "dog"')]
 
 
 @pytest.mark.parametrize(
@@ -16,11 +19,36 @@ from data_prep.captions import read_captions, sidecar_captions
             "c.tsv",
             '\ufeffid\tname\tfile\n1\ta red bird\ta.png\n2\tred, and a bird\ta.png\n\n3\ta "dog"\td/b.png\n',
         ),
+        (
+            "c.jsonl",
+            '{"file": "a.png", "caption": ["a red bird", null, "red, and a bird"]}\n\n'
+            '{"other": 1, "file_name": "d/b.png", "text": "a \\"dog\\" "}\n',
+        ),
     ],
 )
 def test_a_table_gives_captions_by_file(tmp_path, name, text):
     (tmp_path / name).write_text(text, encoding="utf-8")
-    assert read_captions(tmp_path / name) == {"a.png": ["a red bird", "red, and a bird"], "d/b.png": ['a "dog"']}
+    assert list(read_captions(tmp_path / name)) == BIRDS
+
+
+def test_a_parquet_gives_captions_by_file(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "c.parquet"
+    rows = {"file": ["a.png", "d/b.png", "none.png"], "caption": [["a red bird", "red, and a bird"], ['a "dog"'], None]}
+    pyarrow.parquet.write_table(pyarrow.table(rows), path)
+    assert list(read_captions(path)) == BIRDS
+    pyarrow.parquet.write_table(pyarrow.table({"file": ["a.png"], "label": ["bird"]}), path)
+    with pytest.raises(UserError, match="no column is called caption, only file, label"):
+        list(read_captions(path))
+    path.write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match=r"c\.parquet cannot be read"):
+        list(read_captions(path))
+
+
+def test_half_a_character_is_no_reason_to_stop(tmp_path):
+    (tmp_path / "c.jsonl").write_text(json.dumps({"file": "a.png", "caption": "a \ud83d bird"}))
+    assert list(read_captions(tmp_path / "c.jsonl")) == [("a.png", "a ? bird")]
 
 
 @pytest.mark.parametrize(
@@ -30,22 +58,16 @@ def test_a_table_gives_captions_by_file(tmp_path, name, text):
         ("c.csv", b"file,label\na.png,bird\n", "no column is called caption, only file, label"),
         ("c.csv", b"", "has no caption in it"),
         ("c.csv", b"a.png,\xff\xfe\n", "must be a table in UTF-8"),
-        ("c.txt", b"a.png bird", r"neither \.csv nor \.tsv"),
+        ("c.jsonl", b'{"file": "a.png", "caption": "x"}\n{"file"\n', "line 2: this is no JSON"),
+        ("c.jsonl", b'{"file": "a.png", "label": "x"}\n', "no column is called caption"),
+        ("c.jsonl", b'{"file": 7, "caption": "x"}\n', "line 1: file must be a text"),
+        ("c.jsonl", b"[1]\n", "line 1: an object"),
+        ("c.txt", b"a.png bird", r"none of \.csv, \.tsv"),
     ],
 )
 def test_a_broken_table_is_named(tmp_path, name, content, says):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=says):
-        read_captions(tmp_path / name)
+        list(read_captions(tmp_path / name))
     with pytest.raises(UserError, match="does not exist"):
-        read_captions(tmp_path / "gone.csv")
-
-
-def test_text_beside_an_image_is_its_caption(tmp_path):
-    (tmp_path / "d").mkdir()
-    for name in ("a.png", "d/b.v2.png", "alone.png"):
-        Image.new("RGB", (4, 4)).save(tmp_path / name)
-    (tmp_path / "a.txt").write_text("one\n\n two \n")
-    (tmp_path / "d" / "b.v2.txt").write_text("ein Vögelchen")
-    (tmp_path / "readme.txt").write_text("no caption")
-    assert sidecar_captions(tmp_path) == {"a.png": ["one", "two"], "d/b.v2.png": ["ein Vögelchen"]}
+        list(read_captions(tmp_path / "gone.csv"))

@@ -6,9 +6,9 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
-from data_prep.decode import SetAside, claims_to_be_image, could_be_image, decode, to_rgb
+from data_prep.decode import SetAside, claims_to_be_image, could_be_image, decode, read, to_rgb
 
 CAP = 1_000_000
 
@@ -32,10 +32,11 @@ def reason(data: bytes, max_pixels: int = CAP) -> str:
     return raised.value.reason
 
 
-@pytest.mark.parametrize("extension", ["png", "gif", "bmp", "tiff", "ppm", "tga", "webp"])
+@pytest.mark.parametrize("extension", ["png", "gif", "bmp", "tiff", "ppm", "tga", "webp", "ico", "avif"])
 def test_every_format_is_told_by_content(extension):
-    options = {"lossless": True} if extension == "webp" else {}
-    assert pixel(encoded(Image.new("RGB", (9, 9), (200, 30, 0)), extension, **options)) == (200, 30, 0)
+    options = {"webp": {"lossless": True}, "avif": {"quality": 100}, "ico": {"sizes": [(16, 16)]}}.get(extension, {})
+    found = pixel(encoded(Image.new("RGB", (16, 16), (200, 30, 0)), extension, **options))
+    assert np.abs(np.array(found) - (200, 30, 0)).max() <= (2 if extension == "avif" else 0)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,69 @@ def test_a_photo_stands_upright(orientation):
 
 def test_broken_exif_is_no_reason_to_lose_a_photo():
     assert pixel(encoded(Image.new("RGB", (4, 4), "red"), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")) == (255, 0, 0)
+
+
+def swapped_profile() -> bytes:
+    """sRGB, but what it calls red is green."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = profile.replace(b"rXYZ", b"????", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"????", b"gXYZ", 1)
+    return profile.replace("sRGB".encode("utf-16-be"), "mine".encode("utf-16-be"))
+
+
+@pytest.mark.parametrize("extension", ["png", "jpeg", "webp", "tiff", "avif"])
+def test_an_embedded_profile_is_followed(extension):
+    red = Image.new("RGB", (16, 16), (200, 0, 0))
+    plain, followed = (np.array(pixel(encoded(red, extension, icc_profile=p))) for p in (None, swapped_profile()))
+    assert plain[0] > 190 and plain[1] < 8
+    assert followed[0] < 12 and abs(followed[1] - plain[0]) < 4
+
+
+def test_a_profile_leaves_transparency_alone():
+    image = Image.new("RGBA", (4, 4), (200, 0, 0, 255))
+    image.putpixel((0, 0), (200, 0, 0, 0))
+    data = encoded(image, icc_profile=swapped_profile())
+    assert pixel(data) == (255, 255, 255) and pixel(data, (1, 1))[1] > 190
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "P"])
+def test_a_profile_of_another_kind_is_passed_over(mode):
+    image = Image.new("RGB", (4, 4), (90, 90, 90)).convert(mode)
+    plain = decode(encoded(image, "tiff"), CAP)
+    assert decode(encoded(image, "tiff", icc_profile=b"no profile"), CAP).tobytes() == plain.tobytes()
+    if mode != "P":
+        assert decode(encoded(image, "tiff", icc_profile=swapped_profile()), CAP).tobytes() == plain.tobytes()
+
+
+def test_the_background_is_a_choice():
+    data = encoded(Image.new("RGBA", (4, 4), (255, 0, 0, 51)))
+    assert read(data, CAP, "#000000").image.getpixel((0, 0)) == (51, 0, 0)
+    assert read(encoded(Image.new("LA", (4, 4), (0, 0))), CAP, "blue").image.getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_cmyk_and_16_bits_as_files_have_them():
+    assert pixel(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "jpeg"))[0] > 240
+    assert pixel(encoded(Image.fromarray(np.full((4, 4), 200 * 257, np.uint16)), "tiff")) == (200, 200, 200)
+
+
+def test_heif_is_read_where_its_plugin_is_installed():
+    pytest.importorskip("pillow_heif")
+    found = pixel(encoded(Image.new("RGB", (64, 64), (200, 30, 0)), "heif", quality=100))
+    assert np.abs(np.array(found) - (200, 30, 0)).max() < 6
+    assert claims_to_be_image("a.heic")
+
+
+def test_a_photo_may_be_decoded_smaller_but_not_too_small():
+    smooth = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 10, 3), dtype=np.uint8))
+    smooth = smooth.resize((500, 400), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(smooth, "jpeg", quality=95, exif=exif)
+    assert read(data, CAP).image.size == read(data, CAP).size == (400, 500)
+    small = read(data, CAP, at_least=200)
+    assert small.size == (400, 500) and small.image.size == (200, 250) and small.format == "JPEG"
+    assert read(data, CAP, at_least=201).image.size == (400, 500)
+    difference = np.asarray(small.image, int) - np.asarray(read(data, CAP).image.resize((200, 250)), int)
+    assert np.sqrt((difference**2).mean()) < 3
 
 
 def test_no_profile_or_comment_is_carried_along():

@@ -20,7 +20,8 @@ from clipgen.data.transforms import center_crop, to_model_range
 from clipgen.errors import UserError
 from clipgen.tokenizer.vqgan import VQGAN
 from data_prep.encode import STATISTICS, Encoders, encode
-from data_prep.pack import PackSettings, pack
+from data_prep.pack import pack
+from data_prep.settings import PackSettings
 from data_prep.verify import verify
 
 SIZE = 8  # of the crops; the pictures of `image_folder` are 12×10

@@ -19,8 +19,10 @@ from clipgen.data.manifest import FILE_NAME, Manifest
 from clipgen.data.sample import decode_captions, decode_image, image_bytes
 from clipgen.data.shards import ShardSet
 from clipgen.errors import UserError
+from data_prep import chunk as chunk_module
 from data_prep import pack as pack_module
-from data_prep.pack import QUARANTINE, PackSettings, pack
+from data_prep.pack import COUNTS, QUARANTINE, REPORT, pack
+from data_prep.settings import PackSettings
 from data_prep.verify import verify
 
 SMALL = PackSettings(size=16, samples_per_shard=10, min_size=8)
@@ -40,7 +42,8 @@ def images(tmp_path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """All but the report, which tells how long it took."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != REPORT}
 
 
 def samples(folder: Path) -> list[dict]:
@@ -52,6 +55,9 @@ def test_a_folder_becomes_shards(images, tmp_path):
     assert {path.name for path in (tmp_path / "shards").iterdir()} == {
         FILE_NAME,
         QUARANTINE,
+        COUNTS,
+        REPORT,
+        "files.jsonl",
         *(shard.name for shard in manifest.shards),
     }
     assert manifest.facts["seen"] == manifest.facts["written"] == 35 and manifest.facts["set_aside"] == {}
@@ -88,7 +94,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(images, tmp_path):
 def test_packing_again_does_nothing(images, tmp_path, monkeypatch):
     first = pack(images, tmp_path / "shards", SMALL)
     before = contents(tmp_path / "shards")
-    monkeypatch.setattr(pack_module, "_make", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(pack_module, "make_chunk", lambda *_: pytest.fail("made again"))
     (tmp_path / "shards" / ".chunk-000000.json").write_text("left by a kill just after the manifest was written")
     assert pack(images, tmp_path / "shards", SMALL) == first
     assert contents(tmp_path / "shards") == before
@@ -100,7 +106,7 @@ def test_other_settings_or_images_are_refused_by_name_or_replace(images, tmp_pat
     with pytest.raises(UserError, match=r"prep\.size 16 → 32"):
         pack(images, out, PackSettings(size=32, samples_per_shard=10))
     (images / "0" / "photo.0000.png").unlink()
-    with pytest.raises(UserError, match=r"images\.files 35 → 34"):
+    with pytest.raises(UserError, match=r"a packed image is gone or changed, the first is '0/photo\.0000\.png'"):
         pack(images, out, SMALL)
     assert len(samples(out)) == 35  # a refusal changes nothing
     manifest = pack(images, out, PackSettings(size=32, samples_per_shard=100), replace=True)
@@ -133,7 +139,7 @@ def test_hostile_names_are_kept_as_text_only(tmp_path):
     images = draw(tmp_path / "images", 1)
     for name in names:
         os.link(images / "0" / "photo.0000.png", os.fsencode(images) + b"/" + name)
-    pack(images, tmp_path / "shards", SMALL)
+    pack(images, tmp_path / "shards", PackSettings(size=16, deduplicate=False))
     sources = {os.fsencode(json.loads(sample["json"])["source"]) for sample in samples(tmp_path / "shards")}
     assert sources == {*names, b"0/photo.0000.png"} - {b"..png.png"}  # a leading dot hides a file
 
@@ -159,8 +165,8 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(images, tmp_path):
 
 
 def _pack_slowly(images: Path, out: Path) -> None:
-    convert = pack_module.convert
-    pack_module.convert = lambda *args: time.sleep(0.02) or convert(*args)
+    convert = chunk_module.convert
+    chunk_module.convert = lambda *args: time.sleep(0.02) or convert(*args)
     pack(images, out, SMALL)
 
 
@@ -202,7 +208,8 @@ def _interrupt(*_):
 def test_a_picture_is_always_on_one_side(tmp_path):
     images = draw(tmp_path / "images", 60)
     draw(images / "copies", 60)
-    pack(images, tmp_path / "shards", PackSettings(size=16, samples_per_shard=7, val_fraction=0.3, min_size=8))
+    settings = PackSettings(size=16, samples_per_shard=7, val_fraction=0.3, min_size=8, deduplicate=False)
+    pack(images, tmp_path / "shards", settings)
     sides = {
         split: {json.loads(sample["json"])["sha256"] for sample in ShardSet(tmp_path / "shards", split)}
         for split in ("train", "val")
@@ -299,20 +306,29 @@ def test_the_malformed_set_packs_without_a_crash(shared_data, tmp_path):
     with tarfile.open(shared_data / "malformed.tar") as tar:
         tar.extractall(tmp_path / "images", filter="data")
     manifest = pack(tmp_path / "images", tmp_path / "shards", PackSettings(size=32, min_size=1))
-    aside = {
-        line["file"].split("/", 1)[1]: line["reason"]
-        for line in map(json.loads, (tmp_path / "shards" / QUARANTINE).read_text().splitlines())
-    }
+    lines = list(map(json.loads, (tmp_path / "shards" / "files.jsonl").read_text().splitlines()))
+    listed = list(map(json.loads, (tmp_path / "shards" / QUARANTINE).read_text().splitlines()))
     facts = manifest.facts
-    assert facts["seen"] == facts["written"] + len(aside) == facts["written"] + sum(facts["set_aside"].values())
+    assert facts["seen"] == len(lines) == sum(path.is_file() for path in (tmp_path / "images").rglob("*"))
+    assert facts["seen"] == facts["written"] + facts["duplicates"] + sum(facts["set_aside"].values())
+    assert (
+        facts["written"] == sum("key" in line for line in lines) == manifest.samples("train") + manifest.samples("val")
+    )
+    assert len(listed) == sum(facts["set_aside"].values()) and all(line["detail"] for line in listed)
+    counts = json.loads((tmp_path / "shards" / COUNTS).read_text())
+    assert {name: counts[name] for name in ("seen", "written", "duplicates", "set_aside")} == {
+        name: facts[name] for name in ("seen", "written", "duplicates", "set_aside")
+    }
     assert verify(tmp_path / "shards") == []
+    became = {line["file"].split("/", 1)[1]: line for line in lines}
     rows = [line.split("\t") for line in (tmp_path / "images/malformed/index.tsv").read_text().splitlines()[1:]]
     formats = {"PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF", "TGA", "MPO"}
     # Pillow reads these three only when asked a second time: they are broken
     broken = {f"pillow_tests/{n}.png" for n in ("broken_data_stream", "truncated_end_chunk", "apng__chunk_no_fctl")}
     for path, outcome, image_format, *_ in rows:
-        if path.rpartition("/")[2].startswith("."):
-            continue
         usable = outcome == "ok" and image_format in formats and path not in broken
-        assert (path not in aside) == usable, (path, outcome, aside.get(path))
-    assert facts["set_aside"]["too_many_pixels"] >= 5
+        line = became[path]
+        line = became[line["duplicate_of"].split("/", 1)[1]] if "duplicate_of" in line else line
+        assert ("key" in line) == usable, (path, outcome, line)
+    assert facts["set_aside"]["too_many_pixels"] >= 5 and facts["duplicates"] > 20
+    assert "<img" in (tmp_path / "shards" / REPORT).read_text()

@@ -1,0 +1,70 @@
+"""How images are made into samples: the one home of these values; `prep:` of every config has them too."""
+
+from dataclasses import dataclass, field
+
+from PIL import ImageColor
+
+from clipgen.data.sample import IMAGE_EXTENSIONS
+from clipgen.errors import UserError
+
+DECODING = ("exact", "fast")
+MOST_PIXELS = 89_478_485  # Pillow takes more for an attack
+
+
+@dataclass
+class PackSettings:
+    """How images are made into samples.
+
+    `size` is the side of the centre square, or with `crop=False` the length of the shorter side; None keeps the size.
+    Files with a side under `min_size`, over `max_pixels` in all or longer than `max_aspect` times their shorter side
+    are set aside; when more than `max_bad_fraction` of the image files are, packing stops. `background` shows through
+    transparent pixels. `decoding=fast` lets libjpeg skip detail that resizing would throw away. A shard takes files
+    until it has `samples_per_shard` of them, or `bytes_per_shard` of what they were read from. `val_fraction` is that
+    of the samples kept for validation. `deduplicate` keeps copies out; `near_duplicates` also what differs from an
+    earlier picture in at most so many of the 64 bits of its perceptual hash. `clip_words` keeps only pictures whose
+    CLIP score with one of these texts reaches `clip_score`.
+    """
+
+    size: int | None = None
+    crop: bool = True
+    format: str = "png"
+    quality: int = 95
+    background: str = "white"
+    decoding: str = "exact"
+    min_size: int = 16
+    max_pixels: int = 50_000_000
+    max_aspect: float | None = None
+    samples_per_shard: int = 2000
+    bytes_per_shard: int | None = None
+    val_fraction: float = 0.02
+    max_bad_fraction: float = 0.5
+    deduplicate: bool = True
+    near_duplicates: int | None = None
+    clip_words: list[str] = field(default_factory=list)
+    clip_score: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("format", self.format, IMAGE_EXTENSIONS), ("decoding", self.decoding, DECODING)):
+            if value not in known:
+                raise UserError(f"prep.{name} {value!r} is unknown; take one of {', '.join(known)}")
+        for name, value, least, most in (
+            ("size", self.size, 1, 16_384),
+            ("quality", self.quality, 1, 100),
+            ("min_size", self.min_size, 1, 16_384),
+            ("max_pixels", self.max_pixels, 1, MOST_PIXELS),
+            ("max_aspect", self.max_aspect, 1, 100_000),
+            ("samples_per_shard", self.samples_per_shard, 1, 1_000_000),
+            ("bytes_per_shard", self.bytes_per_shard, 1, 1 << 50),
+            ("val_fraction", self.val_fraction, 0, 0.9),
+            ("max_bad_fraction", self.max_bad_fraction, 0, 1),
+            ("near_duplicates", self.near_duplicates, 0, 15),
+            ("clip_score", self.clip_score, -1, 1),
+        ):
+            if value is not None and not least <= value <= most:
+                raise UserError(f"prep.{name} is {value}, but must be between {least} and {most}")
+        try:
+            ImageColor.getrgb(self.background)
+        except ValueError as error:
+            raise UserError(
+                f"prep.background {self.background!r} is no colour; take a name or one such as '#808080'"
+            ) from error

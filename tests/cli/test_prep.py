@@ -1,0 +1,59 @@
+"""`clipgen prep` as it is typed: what it says, what it refuses, and a second time."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def prep(clipgen, pictures, tmp_path):
+    """`clipgen prep` of the usual mixed folder into tmp_path/shards."""
+    images = Path(shutil.copytree(pictures, tmp_path / "images"))
+    return lambda *words: clipgen(
+        "prep", f"images={images}", f"shards={tmp_path / 'shards'}", "prep.size=32", "prep.workers=1", *words
+    )
+
+
+def test_it_says_what_came_of_every_file_and_goes_on_with_new_ones(prep, tmp_path):
+    table = tmp_path / "captions.jsonl"
+    table.write_text('{"file": "photo 1.png", "caption": ["one", "two"]}\n{"file": "gone.png", "caption": "x"}\n')
+    said = prep(f"captions={table}").said
+    counts = json.loads((tmp_path / "shards" / "prep.json").read_text())
+    assert counts["seen"] == counts["written"] + counts["duplicates"] + sum(counts["set_aside"].values())
+    assert f"{counts['written']} of {counts['seen']} files" in said and "prep_report.html" in said
+    assert "captions of 1 files match no image, the first is 'gone.png'" in said
+    before = {path.name: path.read_bytes() for path in (tmp_path / "shards").glob("*.tar")}
+    for i in range(3):
+        Image.new("RGB", (40, 40), (i, 9, 9)).save(tmp_path / "images" / f"0 new {i}.png")
+    shutil.copy(tmp_path / "images" / "0 new 0.png", tmp_path / "images" / "copy.png")
+    said = prep(f"captions={table}").said
+    assert f"{counts['written'] + 3} of {counts['seen'] + 4} files" in said and "1 duplicates" in said
+    assert all((tmp_path / "shards" / name).read_bytes() == data for name, data in before.items())
+
+
+def test_only_what_a_clip_finds_like_the_words(prep, one_line, tiny_clip_folder, tmp_path):
+    clip = [f"clip.model=local-dir:{tiny_clip_folder}", "clip.pretrained=null", "trainer.device=cpu"]
+    words = ["prep.clip_words=[a red circle,a blue ring]", "prep.max_bad_fraction=1"]
+    assert prep(*clip, *words, "prep.clip_score=-1").status == 0
+    assert "clip_score" not in json.loads((tmp_path / "shards" / "prep.json").read_text())["set_aside"]
+    line = one_line(prep(*clip, *words, "prep.clip_score=1"))
+    assert "prep.clip_score -1.0 → 1.0" in line
+    line = one_line(prep(*clip, *words, "prep.clip_score=1", "replace=true"))
+    assert "cannot be used" in line and "quarantine.jsonl" in line
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["prep.background=nocolour"], "prep.background 'nocolour' is no colour"),
+        (["prep.decoding=quick"], "prep.decoding 'quick' is unknown; take one of exact, fast"),
+        (["prep.max_aspect=0.5"], "prep.max_aspect is 0.5, but must be between 1"),
+        (["captions=none.parquet"], "captions=none.parquet"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(prep, one_line, tmp_path, words, says):
+    assert says in one_line(prep(*words))
+    assert not (tmp_path / "shards").exists()
