@@ -210,7 +210,7 @@ def test_no_pickle_is_ever_loaded():
         assert name not in ("pickle.load", "pickle.loads", "pickle.Unpickler"), where
         assert last not in ("load_from_checkpoint", "read_pickle", "unsafe_load"), where
         assert name not in ("eval", "exec", "yaml.load"), where
-    assert seen >= 3  # they go by these names
+    assert seen >= 2  # they go by these names
 
 
 def test_loaders_are_called_by_their_full_names():
