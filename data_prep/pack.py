@@ -21,7 +21,7 @@ from clipgen.errors import UserError
 from data_prep.captions import Captions
 from data_prep.convert import PackSettings, convert
 from data_prep.decode import SetAside
-from data_prep.parallel import Tick, run
+from data_prep.executor import LOCAL, Executor, Tick, run
 from data_prep.scan import Listing, SourceFile, scan
 
 QUARANTINE = "quarantine.jsonl"
@@ -86,13 +86,14 @@ def pack(
     workers: int = 1,
     captions: Captions | None = None,
     replace: bool = False,
+    executor: Executor = LOCAL,
 ) -> Manifest:
     """Pack a folder of images into shards and return their manifest; what is already done is not done again.
 
-    `captions` maps the path of a file below `images` to its captions. Files that cannot be used are listed in
-    quarantine.jsonl beside the shards. Raises UserError for a folder without usable images, one where more than
-    `max_bad_fraction` are broken, an output inside the input, a full disk, and for an output that was made with other
-    settings or has lost a shard, unless `replace`.
+    `workers` are processes of this machine, unless `executor` is elsewhere. `captions` maps the path of a file below
+    `images` to its captions. Files that cannot be used are listed in quarantine.jsonl beside the shards. Raises
+    UserError for a folder without usable images, one where more than `max_bad_fraction` are broken, an output inside
+    the input, a full disk, and for an output that was made with other settings or has lost a shard, unless `replace`.
     """
     settings, out = settings or PackSettings(), Path(shards)
     if out.resolve().is_relative_to(Path(images).resolve()):
@@ -114,12 +115,12 @@ def pack(
             yield _Chunk(number, files, listing.root, out, settings, made_by["fingerprint"], threshold, own)
 
     threshold = int(settings.val_fraction * 2**64)
-    _make([c for c in chunks(threshold) if not _is_made(c)], workers, len(listing.files))
+    _make([c for c in chunks(threshold) if not _is_made(c)], workers, len(listing.files), executor)
     notes = [_Note.read(chunk.note) for chunk in chunks(threshold)]
     if (moved := _threshold_with_both_splits(notes, threshold)) != threshold:
         # very few images: chance left a split empty, so a picture moves and its chunks are made again
         again = [c for c, note in zip(chunks(moved), notes, strict=True) if _changes(note, threshold, moved)]
-        _make(again, workers, sum(len(chunk.files) for chunk in again))
+        _make(again, workers, sum(len(chunk.files) for chunk in again), executor)
         notes = [_Note.read(chunk.note) for chunk in chunks(moved)]
     return _finish(out, listing, settings, made_by, notes)
 
@@ -193,10 +194,10 @@ def _is_made(chunk: _Chunk) -> bool:
     )
 
 
-def _make(chunks: list[_Chunk], workers: int, total: int) -> None:
+def _make(chunks: list[_Chunk], workers: int, total: int, executor: Executor) -> None:
     if chunks:
         to_do = sum(len(chunk.files) for chunk in chunks)
-        run(_make_chunk, chunks, workers, "packing images", total, total - to_do)
+        run(_make_chunk, chunks, workers, "packing images", total, total - to_do, executor)
 
 
 def _make_chunk(chunk: _Chunk, tick: Tick) -> None:

@@ -94,6 +94,8 @@ def test_the_imports_were_found():
         (("taming",), ("clipgen/tokenizer/*",)),
         (("open_clip",), ("clipgen/clip/*",)),
         (("webdataset",), ("clipgen/data/shards.py",)),
+        (("ray",), ("data_prep/on_ray.py",)),
+        (("submitit",), ("data_prep/on_slurm.py",)),
         (("clipgen.cli",), ("clipgen/cli/*",)),
         (("clipgen.config", "clipgen.defaults"), ("clipgen/cli/*", "clipgen/defaults.py")),
         (("data_prep",), ("data_prep/*", "clipgen/cli/*")),

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from clipgen.checkpoint import read_checkpoint, submodule
 from clipgen.cli.build import (
+    MakeEncoders,
     asdict_of,
     load_tokenizer,
     make_trainer,
@@ -39,7 +40,8 @@ from clipgen.transformer.model import Transformer
 from clipgen.transformer.module import TransformerModule
 from clipgen.transformer.sampling import generate
 from data_prep.captions import read_captions, sidecar_captions
-from data_prep.encode import STATISTICS, Encoders, encode
+from data_prep.encode import STATISTICS, encode
+from data_prep.executor import Executor
 from data_prep.pack import PackSettings, pack
 
 PREVIEWS = 8  # pictures in a grid
@@ -54,12 +56,13 @@ def prep(cfg: Config, replace: bool = False) -> Manifest:
     if not cfg.images:
         raise UserError("images is not set; type images=FOLDER, the folder that holds your images")
     values = {key: value for key, value in asdict_of(cfg.prep).items() if key != "workers"}
+    executor = Executor(**asdict_of(cfg.executor) | {"gpus": 0})  # which decode no image
     captions = None
     if cfg.captions == "sidecar":
         captions = sidecar_captions(cfg.images)
     elif cfg.captions:
         captions = read_captions(cfg.captions)
-    return pack(cfg.images, cfg.shards, PackSettings(**values), cfg.prep.workers or 1, captions, replace)
+    return pack(cfg.images, cfg.shards, PackSettings(**values), cfg.prep.workers or 1, captions, replace, executor)
 
 
 def train_vqgan(cfg: Config, folder: Path) -> Record:
@@ -107,22 +110,12 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
 
 def encode_latents(cfg: Config, replace: bool = False) -> Manifest:
     """Image shards → latent shards, by the tokenizer and the CLIP in use."""
-    device = pick_device(cfg.trainer.device)
-    vqgan, settings, sha256 = load_tokenizer(tokenizer_path(cfg))
-    clip = load_clip(cfg.clip.model, cfg.clip.pretrained, device)
+    make = MakeEncoders(str(tokenizer_path(cfg)), cfg.clip.model, cfg.clip.pretrained, cfg.trainer.device)
     texts, source = reference_texts(cfg.clip.model, cfg.clip.captions)
-    vqgan.to(device)
-
-    @torch.no_grad()
-    def tokens(image_BCHW):
-        return vqgan.encode(image_BCHW.contiguous(memory_format=torch.channels_last))
-
-    identity = {
-        "tokenizer": {"sha256": sha256, "codebook_size": settings["codebook_size"]},
-        "clip": {**clip.identity.describe(), "fingerprint": clip.identity.fingerprint()},
-    }
-    encoders = Encoders(settings["image_size"], tokens, clip.encode_image, clip.encode_text, device, identity)
-    return encode(cfg.shards, cfg.latents, encoders, texts, source, cfg.encode.flip, cfg.encode.batch_size, replace)
+    executor = Executor(**asdict_of(cfg.executor))
+    return encode(
+        cfg.shards, cfg.latents, make(), texts, source, cfg.encode.flip, cfg.encode.batch_size, replace, executor, make
+    )
 
 
 def check_latents(latents: Manifest, folder: str, path: Path, sha256: str, clip: FrozenClip) -> None:
