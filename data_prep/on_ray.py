@@ -55,7 +55,7 @@ def _connect(ray: Any, executor: Executor) -> None:
     try:
         ray.init(executor.address, logging_level="ERROR", log_to_driver=False)
     except (ConnectionError, ValueError, TimeoutError, RuntimeError) as error:
-        detail = " ".join(str(error).split())[:120]
+        detail = " ".join(str(error).split()).partition(". ")[0]
         raise UserError(
             f"executor.address={executor.address}: no Ray cluster answers there ({detail}); start one with "
             "`ray start --head`, or take executor.address=local for this machine alone"
