@@ -41,8 +41,10 @@ def show(rows: list[dict], title: str) -> None:
     arguments = parser.parse_args()
     about = describe(pick_device("auto"))
     print(f"{title}\n{about['device']}, {about['threads']} threads, torch {torch.__version__}")
-    print(f"{'':<44}{'unit':>8}{'ours':>12}{'peer':>12}{'ratio':>8}  peer")
+    print(f"{'':<44}{'unit':>8}{'ours':>12}{'peer':>12}{'ratio':>8}{'limit':>12}  peer")
     for r in rows:
-        print(f"{r['row']:<44}{r['unit']:>8}{r['ours']:>12.3g}{r['peer']:>12.3g}{r['ratio']:>8.2f}  {r['peer_name']}")
+        limit = "" if r["limit"] is None else f"{r['limit']:.3g}"
+        figures = f"{r['ours']:>12.3g}{r['peer']:>12.3g}{r['ratio']:>8.2f}{limit:>12}"
+        print(f"{r['row']:<44}{r['unit']:>8}{figures}  {r['peer_name']}")
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

@@ -106,6 +106,18 @@ class Encode:
 
 
 @dataclass
+class Executor:
+    kind: str = "local"
+    address: str = "auto"
+    tasks: int | None = None
+    cpus: int = 1
+    gpus: float = 0
+    minutes: int = 720
+    options: dict[str, Any] = field(default_factory=dict)
+    logs: str = "${out}/slurm"
+
+
+@dataclass
 class Sampling:
     guidance_scale: float = 3.0
     temperature: float = 1.0
@@ -150,6 +162,7 @@ class Config:
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
     transformer: TransformerModel = field(default_factory=TransformerModel)
     encode: Encode = field(default_factory=Encode)
+    executor: Executor = field(default_factory=Executor)
     sampling: Sampling = field(default_factory=Sampling)
     trainer: Trainer = field(default_factory=Trainer)
 
@@ -258,6 +271,7 @@ LEAST = {
     "transformer.train.steps": 1, "transformer.train.batch_size": 1, "clip.train.steps": 1, "clip.train.batch_size": 1,
     "encode.batch_size": 1, "sampling.batch_size": 1, "trainer.val_every": 1, "trainer.grid_every": 1,
     "trainer.val_samples": 0, "trainer.num_workers": 0,
+    "executor.tasks": 1, "executor.cpus": 1, "executor.gpus": 0, "executor.minutes": 1,
 }  # fmt: skip
 FRACTIONS = (
     "tokenizer.dropout", "tokenizer.train.gan_start", "transformer.dropout", "transformer.cond_drop_prob",

@@ -9,13 +9,13 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from clipgen.checkpoint import save_weights
 from clipgen.data.atomic import TEMPORARY, explained, fingerprint, write_json
@@ -24,6 +24,7 @@ from clipgen.data.sample import Sample, decode_captions, decode_image, image_byt
 from clipgen.data.shards import ShardSet, write_shard
 from clipgen.data.transforms import center_crop, to_model_range
 from clipgen.errors import UserError
+from data_prep.executor import LOCAL, Executor, Tick, run
 
 STATISTICS = "statistics.safetensors"
 AHEAD = 2  # batches that are decoded while the networks work
@@ -43,6 +44,19 @@ class Encoders:
     identity: dict[str, Any]  # of tokenizer and CLIP; goes into the manifest
 
 
+@dataclass(frozen=True)
+class EncodeJob:
+    """A latent shard to be made: all that a process on another machine needs; it makes the networks by `encoders()`."""
+
+    encoders: Callable[[], Encoders]
+    images: Path
+    shard: Shard
+    out: Path
+    flip: bool
+    batch_size: int
+    fingerprint: str
+
+
 def encode(
     shards: str | Path,
     latents: str | Path,
@@ -52,10 +66,13 @@ def encode(
     flip: bool = False,
     batch_size: int = 256,
     replace: bool = False,
+    executor: Executor = LOCAL,
+    make_encoders: Callable[[], Encoders] | None = None,
 ) -> Manifest:
     """Encode every shard of `shards` into `latents` and return the manifest; finished shards are not done again.
 
-    `texts` need not belong to the images: the mean of their embeddings centres prompts later. Raises UserError when
+    `texts` need not belong to the images: the mean of their embeddings centres prompts later. An `executor` elsewhere
+    needs `make_encoders`, which makes equal `encoders` there and can be pickled and hashed. Raises UserError when
     `latents` was made from other images, by another tokenizer or another CLIP, unless `replace`.
     """
     images, out = Manifest.load(shards, "images"), Path(latents)
@@ -77,9 +94,17 @@ def encode(
             raise UserError(f"latents={out} was made otherwise ({difference}); give another folder, or replace=true")
     with explained(out):
         (out / FILE_NAME).unlink(missing_ok=True)
-    notes = [
-        _encode_shard(Path(shards), images, shard, out, encoders, flip, batch_size, made_by) for shard in _bar(images)
+    make = make_encoders if executor.kind != "local" else lambda: encoders
+    jobs = [
+        EncodeJob(make, Path(shards), shard, out, flip, batch_size, made_by["fingerprint"]) for shard in images.shards
     ]
+    to_do = [job for job in jobs if _finished(job) is None]
+    total, left = (sum(job.shard.samples for job in some) for some in (jobs, to_do))
+    try:
+        run(encode_one, to_do, 1, "encoding images", total, total - left, executor)
+    finally:
+        _made.cache_clear()
+    notes = [_finished(job) for job in jobs]
     _write_statistics(out, images, encoders, texts)
     facts = {"texts": len(texts), "texts_from": texts_from, "crops": 1 + flip}
     manifest = Manifest("latents", notes, made_by, facts)
@@ -94,44 +119,34 @@ def encode(
     return manifest
 
 
-def _bar(images: Manifest) -> Iterator[Shard]:
-    with tqdm(total=sum(s.samples for s in images.shards), desc="encoding images", unit="img") as bar:
-        for shard in images.shards:
-            yield shard
-            bar.update(shard.samples)
+def encode_one(job: EncodeJob, tick: Tick) -> None:
+    """Make one latent shard, and a note beside it that says so."""
+    alone = ShardSet(job.images, job.shard.split, Manifest("images", [job.shard]))
+    made = write_shard(job.out / job.shard.name, _latents(alone, _made(job.encoders), job.flip, job.batch_size, tick))
+    write_json(_note(job), {"fingerprint": job.fingerprint, "shard": asdict(made)})
 
 
-def _encode_shard(
-    folder: Path,
-    images: Manifest,
-    shard: Shard,
-    out: Path,
-    encoders: Encoders,
-    flip: bool,
-    batch_size: int,
-    made_by: dict[str, Any],
-) -> Shard:
-    note = out / f".note-{shard.name}.json"
-    if (made := _finished(note, out, made_by["fingerprint"])) is not None:
-        return made
-    alone = ShardSet(folder, shard.split, Manifest("images", [shard]))
-    made = write_shard(out / shard.name, _latents(alone, encoders, flip, batch_size))
-    write_json(note, {"fingerprint": made_by["fingerprint"], "shard": asdict(made)})
-    return made
+@lru_cache(maxsize=1)
+def _made(encoders: Callable[[], Encoders]) -> Encoders:
+    return encoders()  # once a process, not once a shard
 
 
-def _finished(note: Path, out: Path, wanted: str) -> Shard | None:
+def _note(job: EncodeJob) -> Path:
+    return job.out / f".note-{job.shard.name}.json"
+
+
+def _finished(job: EncodeJob) -> Shard | None:
     try:
-        content = json.loads(note.read_text())
+        content = json.loads(_note(job).read_text())
         shard = Shard(**content["shard"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if content["fingerprint"] != wanted or Manifest("latents", [shard]).problems(out):
+    if content["fingerprint"] != job.fingerprint or Manifest("latents", [shard]).problems(job.out):
         return None
     return shard
 
 
-def _latents(images: ShardSet, encoders: Encoders, flip: bool, batch_size: int) -> Iterator[Sample]:
+def _latents(images: ShardSet, encoders: Encoders, flip: bool, batch_size: int, tick: Tick) -> Iterator[Sample]:
     """Decoding runs ahead in a thread while the networks work."""
     starts = range(0, len(images), batch_size)
     with ThreadPoolExecutor(1) as pool:
@@ -149,6 +164,7 @@ def _latents(images: ShardSet, encoders: Encoders, flip: bool, batch_size: int) 
                 text_clip = encoders.text(captions).cpu().numpy() if captions else None
                 meta = json.loads(sample["json"])
                 yield latent_sample(sample["__key__"], tokens_Chw, clip_CE, meta, captions or None, text_clip)
+                tick()
 
 
 def _decoded(images: ShardSet, start: int, batch_size: int, size: int) -> tuple[list[Sample], np.ndarray]:

@@ -14,8 +14,8 @@ from clipgen.data.atomic import fingerprint, replacing
 from clipgen.errors import UserError
 from data_prep.convert import check_size, read_file
 from data_prep.decode import SetAside, read
+from data_prep.executor import Executor, run
 from data_prep.ledger import Ledger
-from data_prep.parallel import run
 from data_prep.scan import SourceFile
 from data_prep.settings import PackSettings
 
@@ -34,7 +34,7 @@ class _Look:
     settings: PackSettings
 
 
-def settle_near(seen: Ledger, root: Path, out: Path, settings: PackSettings, workers: int) -> None:
+def settle_near(seen: Ledger, root: Path, out: Path, settings: PackSettings, workers: int, executor: Executor) -> None:
     """Mark new files whose picture differs from an earlier one in at most `near_duplicates` bits of its hash."""
     try:
         import imagehash  # noqa: F401
@@ -54,7 +54,7 @@ def settle_near(seen: Ledger, root: Path, out: Path, settings: PackSettings, wor
     missing = [look for look in looks if not look.hashes.exists()]
     if missing:
         to_do = min(count, len(missing) * _A_LIST)
-        run(_hash_files, missing, workers, "looking for near duplicates", count, count - to_do)
+        run(_hash_files, missing, workers, "looking for near duplicates", count, count - to_do, executor)
     bands = _Bands(seen, settings.near_duplicates)
     hashes = (line for look in looks for line in _lines(look.hashes))
     files = (file for batch in seen.batches(_A_LIST) for file in batch)

@@ -20,9 +20,9 @@ from clipgen.errors import UserError
 from data_prep import companions, ledger, page
 from data_prep.chunk import NOTES, SPLITS, Chunk, Note, Task, make_chunk
 from data_prep.duplicates import settle_copies
+from data_prep.executor import LOCAL, Executor, run
 from data_prep.ledger import Ledger
 from data_prep.near import settle_near
-from data_prep.parallel import run
 from data_prep.relevance import Score, settle_unlike
 from data_prep.scan import PassedOver, require_images, walk
 from data_prep.settings import PackSettings
@@ -95,6 +95,7 @@ class _Place:
     out: Path
     settings: PackSettings
     workers: int
+    executor: Executor
     clip: str | None  # which CLIP decides on what is kept
 
     @property
@@ -112,10 +113,11 @@ def pack(
     captions: Captions | str | None = None,
     replace: bool = False,
     clip: tuple[Score, str] | None = None,
+    executor: Executor = LOCAL,
 ) -> Manifest:
     """Pack a folder of images into shards and return their manifest; what is already done is not done again.
 
-    `captions` maps the path of a file below `images` to its captions, or gives pairs of both, or is "sidecar" for the
+    `workers` are processes of this machine, unless `executor` is elsewhere. `captions` maps the path of a file below `images` to its captions, or gives pairs of both, or is "sidecar" for the
     .txt beside each image. `clip` scores pictures by `clip_words`, with a name of what does so. Images that are new
     since the last time go to new shards. What was seen and what became of it stands in prep.json, files.jsonl,
     quarantine.jsonl and prep_report.html beside the shards. Raises UserError for a folder without usable images, one
@@ -124,7 +126,9 @@ def pack(
     whose images or captions have changed since.
     """
     began = time.perf_counter()
-    place = _Place(Path(images).resolve(), Path(shards), settings or PackSettings(), workers, clip and clip[1])
+    place = _Place(
+        Path(images).resolve(), Path(shards), settings or PackSettings(), workers, executor, clip and clip[1]
+    )
     if place.out.resolve().is_relative_to(place.images):
         raise UserError(
             f"shards={shards} lies inside images={images}, so it would be packed next time; give another folder"
@@ -150,7 +154,7 @@ def pack(
         if place.settings.deduplicate:
             settle_copies(seen, place.images, workers)
         if place.settings.near_duplicates is not None:
-            settle_near(seen, place.images, place.out, place.settings, workers)
+            settle_near(seen, place.images, place.out, place.settings, workers, executor)
         if clip is not None:
             settle_unlike(seen, place.images, place.out, place.settings, *clip)
         total = _make_chunks(place, seen, old)
@@ -246,7 +250,7 @@ def _make(
             missing.append(chunk)
     if missing:
         to_do = sum(chunk.files for chunk in missing)
-        run(make_chunk, missing, place.workers, "packing images", files, files - to_do)
+        run(make_chunk, missing, place.workers, "packing images", files, files - to_do, place.executor)
     return chunks
 
 

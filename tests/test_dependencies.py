@@ -94,6 +94,8 @@ def test_the_imports_were_found():
         (("taming",), ("clipgen/tokenizer/*",)),
         (("open_clip",), ("clipgen/clip/*",)),
         (("webdataset",), ("clipgen/data/shards.py",)),
+        (("ray",), ("data_prep/on_ray.py",)),
+        (("submitit",), ("data_prep/on_slurm.py",)),
         (("clipgen.cli",), ("clipgen/cli/*",)),
         (("clipgen.config", "clipgen.defaults"), ("clipgen/cli/*", "clipgen/defaults.py")),
         (("data_prep",), ("data_prep/*", "clipgen/cli/*", "clipgen/config.py")),
@@ -214,7 +216,7 @@ def test_no_pickle_is_ever_loaded():
         assert name not in ("pickle.load", "pickle.loads", "pickle.Unpickler"), where
         assert last not in ("load_from_checkpoint", "read_pickle", "unsafe_load"), where
         assert name not in ("eval", "exec", "yaml.load"), where
-    assert seen >= 3  # they go by these names
+    assert seen >= 2  # they go by these names
 
 
 def test_loaders_are_called_by_their_full_names():

@@ -4,7 +4,7 @@ import csv
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from clipgen.callbacks.progress import Progress
 from clipgen.callbacks.throughput import Throughput
 from clipgen.checkpoint import read_checkpoint, submodule, weights_sha256
 from clipgen.cli.machine import pick_device, pick_precision
+from clipgen.clip.frozen import load_clip
 from clipgen.config import Config, Tokenizer, Trainer, TransformerModel
 from clipgen.data.atomic import replacing
 from clipgen.errors import UserError
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.model import Transformer
+from data_prep.encode import Encoders
 
 VQGAN_KEYS = (
     "image_size", "codebook_size", "code_dim", "channels", "channel_multipliers", "res_blocks",
@@ -59,6 +61,32 @@ def load_tokenizer(path: str | Path) -> tuple[VQGAN, dict[str, Any], str]:
     state = submodule(checkpoint, "vqgan")
     vqgan.load_state_dict(state)
     return vqgan.eval().to(memory_format=torch.channels_last), settings, tokenizer_sha256(state)
+
+
+@dataclass(frozen=True)
+class MakeEncoders:
+    """Makes what `encode` needs from a tokenizer's checkpoint and the name of a CLIP, in any process."""
+
+    tokenizer: str
+    clip: str
+    pretrained: str | None
+    device: str
+
+    def __call__(self) -> Encoders:
+        device = pick_device(self.device)
+        vqgan, settings, sha256 = load_tokenizer(self.tokenizer)
+        clip = load_clip(self.clip, self.pretrained, device)
+        vqgan.to(device)
+
+        @torch.no_grad()
+        def tokens(image_BCHW):
+            return vqgan.encode(image_BCHW.contiguous(memory_format=torch.channels_last))
+
+        identity = {
+            "tokenizer": {"sha256": sha256, "codebook_size": settings["codebook_size"]},
+            "clip": {**clip.identity.describe(), "fingerprint": clip.identity.fingerprint()},
+        }
+        return Encoders(settings["image_size"], tokens, clip.encode_image, clip.encode_text, device, identity)
 
 
 def tokenizer_sha256(state: dict[str, torch.Tensor]) -> str:

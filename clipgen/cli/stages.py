@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from clipgen.checkpoint import read_checkpoint, submodule
 from clipgen.cli.build import (
+    MakeEncoders,
     asdict_of,
     load_tokenizer,
     load_transformer,
@@ -42,7 +43,8 @@ from clipgen.transformer.model import Transformer
 from clipgen.transformer.module import TransformerModule
 from clipgen.transformer.sampling import generate
 from data_prep.captions import read_captions
-from data_prep.encode import STATISTICS, Encoders, encode
+from data_prep.encode import STATISTICS, encode
+from data_prep.executor import Executor
 from data_prep.pack import pack
 from data_prep.settings import PackSettings
 
@@ -70,7 +72,9 @@ def prep(cfg: Config, replace: bool = False) -> Manifest:
     values = {key: value for key, value in asdict_of(cfg.prep).items() if key != "workers"}
     captions = cfg.captions if cfg.captions in (None, "sidecar") else read_captions(cfg.captions)
     clip = clip_score(cfg) if cfg.prep.clip_words else None
-    return pack(cfg.images, cfg.shards, PackSettings(**values), cfg.prep.workers or 1, captions, replace, clip)
+    executor = Executor(**asdict_of(cfg.executor) | {"gpus": 0})  # which decode no image
+    settings, workers = PackSettings(**values), cfg.prep.workers or 1
+    return pack(cfg.images, cfg.shards, settings, workers, captions, replace, clip, executor)
 
 
 def clip_score(cfg: Config) -> tuple[Callable[[Sequence[Image.Image]], list[float]], str]:
@@ -117,6 +121,7 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
         settings=settings,
         **training,
     )
+
     def draw() -> Image.Image:
         pixels = data.val_batches.plain(range(min(PREVIEWS, data.n_val)))["image"]
         image_BCHW = to_model_range(pixels).to(module.device)
@@ -130,22 +135,12 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
 
 def encode_latents(cfg: Config, replace: bool = False) -> Manifest:
     """Image shards → latent shards, by the tokenizer and the CLIP in use."""
-    device = pick_device(cfg.trainer.device)
-    vqgan, settings, sha256 = load_tokenizer(tokenizer_path(cfg))
-    clip = clip_in_use(cfg)
+    make = MakeEncoders(str(tokenizer_path(cfg)), cfg.clip.model, cfg.clip.pretrained, cfg.trainer.device)
     texts, source = reference_texts(cfg.clip.model, cfg.clip.captions)
-    vqgan.to(device)
-
-    @torch.no_grad()
-    def tokens(image_BCHW):
-        return vqgan.encode(image_BCHW.contiguous(memory_format=torch.channels_last))
-
-    identity = {
-        "tokenizer": {"sha256": sha256, "codebook_size": settings["codebook_size"]},
-        "clip": {**clip.identity.describe(), "fingerprint": clip.identity.fingerprint()},
-    }
-    encoders = Encoders(settings["image_size"], tokens, clip.encode_image, clip.encode_text, device, identity)
-    return encode(cfg.shards, cfg.latents, encoders, texts, source, cfg.encode.flip, cfg.encode.batch_size, replace)
+    executor = Executor(**asdict_of(cfg.executor))
+    return encode(
+        cfg.shards, cfg.latents, make(), texts, source, cfg.encode.flip, cfg.encode.batch_size, replace, executor, make
+    )
 
 
 def check_latents(latents: Manifest, folder: str, path: Path, sha256: str, clip: FrozenClip) -> None:

@@ -44,7 +44,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Makes the folder where it is missing. Raises UserError for a full disk or a missing permission.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.tmp-{os.uname().nodename}-{os.getpid()}")  # of all that share a disk
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

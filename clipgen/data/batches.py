@@ -94,49 +94,62 @@ class CaptionedBatches(ImageBatches):
 
 
 class LatentBatches:
-    """Cached tokens and embeddings of a split: {"tokens": int64 (B, L), "clip": float32 (B, E)}. Held in memory."""
+    """Cached tokens and embeddings of a split: {"tokens": int64 (B, L), "clip": float32 (B, E)}."""
 
     n_draws = 1  # which crop
 
     def __init__(self, shards: ShardSet, limit: int | None = None):
         self.shards = shards
         self.n = len(shards) if limit is None else min(limit, len(shards))
-        self.tokens_nCL = np.empty((0, 1, 0), np.uint16)
-        self.clip_nCE = np.empty((0, 1, 0), np.float16)
+        self._shapes: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # (C, h, w), (C, E)
+        self._held: tuple[np.ndarray, np.ndarray] | None = None  # (n, C, L), (n, C, E)
 
     def __len__(self) -> int:
         return self.n
 
-    def load(self) -> None:
-        """Read all arrays; UserError where samples differ in their number of crops, tokens or dimensions."""
-        if len(self.tokens_nCL) == self.n:
+    def load(self, memory_limit_bytes: int) -> None:
+        """Read everything once and hold it, unless it takes more than the limit; then each use reads its shard."""
+        if not self.n or self._shapes is not None:
             return
+        tokens_CL, clip_CE = self._read(0)
+        if self.n * (tokens_CL.nbytes + clip_CE.nbytes) > memory_limit_bytes:
+            return
+        held = (np.empty((self.n, *tokens_CL.shape), np.uint16), np.empty((self.n, *clip_CE.shape), np.float16))
         for i in _progress(self.n, "reading latents"):
-            tokens_Chw, clip_CE = read_latent(self.shards, i)
-            if i == 0:
-                self.tokens_nCL = np.empty((self.n, len(tokens_Chw), tokens_Chw[0].size), np.uint16)
-                self.clip_nCE = np.empty((self.n, *clip_CE.shape), np.float16)
-            tokens_CL = tokens_Chw.reshape(len(tokens_Chw), -1)
-            if tokens_CL.shape != self.tokens_nCL.shape[1:] or clip_CE.shape != self.clip_nCE.shape[1:]:
-                raise UserError(
-                    f"{self.shards.where(i)} has tokens {tokens_Chw.shape} and embeddings {clip_CE.shape}, unlike the "
-                    "first sample; run `clipgen encode` again for the whole folder"
-                )
-            self.tokens_nCL[i], self.clip_nCE[i] = tokens_CL, clip_CE
+            held[0][i], held[1][i] = self._read(i)
+        self._held = held
 
     def train(self, rows: Sequence[int], draws_B1: np.ndarray) -> Batch:
         """One crop of each picture, chosen by `draws_B1`, numbers in [0, 1)."""
-        return self._take(rows, (draws_B1[:, 0] * self.tokens_nCL.shape[1]).astype(np.int64))
+        return self._take(rows, draws_B1[:, 0])
 
     def plain(self, rows: Sequence[int]) -> Batch:
         """The first crop of each picture."""
-        return self._take(rows, np.zeros(len(rows), np.int64))
+        return self._take(rows, np.zeros(len(rows)))
 
-    def _take(self, rows: Sequence[int], crops_B: np.ndarray) -> Batch:
+    def _take(self, rows: Sequence[int], draws_B: np.ndarray) -> Batch:
+        if self._held is not None:
+            crops_B = (draws_B * self._held[0].shape[1]).astype(np.int64)
+            tokens_BL, clip_BE = (array[rows, crops_B] for array in self._held)
+        else:
+            tokens_BCL, clip_BCE = (np.stack(arrays) for arrays in zip(*map(self._read, rows), strict=True))
+            places_B, crops_B = np.arange(len(rows)), (draws_B * tokens_BCL.shape[1]).astype(np.int64)
+            tokens_BL, clip_BE = tokens_BCL[places_B, crops_B], clip_BCE[places_B, crops_B]
         return {
-            "tokens": torch.from_numpy(self.tokens_nCL[rows, crops_B].astype(np.int64)),
-            "clip": torch.from_numpy(self.clip_nCE[rows, crops_B].astype(np.float32)),
+            "tokens": torch.from_numpy(tokens_BL.astype(np.int64)),
+            "clip": torch.from_numpy(clip_BE.astype(np.float32)),
         }
+
+    def _read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (C, L) and embeddings (C, E); UserError where samples differ in crops, tokens or dimensions."""
+        tokens_Chw, clip_CE = read_latent(self.shards, i)
+        self._shapes = self._shapes or (tokens_Chw.shape, clip_CE.shape)
+        if (tokens_Chw.shape, clip_CE.shape) != self._shapes:
+            raise UserError(
+                f"{self.shards.where(i)} has tokens {tokens_Chw.shape} and embeddings {clip_CE.shape}, unlike the "
+                "first sample; run `clipgen encode` again for the whole folder"
+            )
+        return tokens_Chw.reshape(len(tokens_Chw), -1), clip_CE
 
 
 def read_latent(shards: ShardSet, i: int) -> tuple[np.ndarray, np.ndarray]:

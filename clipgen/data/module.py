@@ -52,10 +52,12 @@ class _Data(pl.LightningDataModule):
             rank, world = self.trainer.global_rank, self.trainer.world_size
             if 0 < self.start < self.steps:
                 _reopen(self.trainer.fit_loop)
-        schedule = BatchSchedule(self.n_train, self.batch_size, self.seed, self.start, self.steps, rank, world)
+        shards = self.manifest.of_split("train")
+        schedule = BatchSchedule(self.n_train, self.batch_size, self.seed, self.start, self.steps, rank, world, shards)
         return self._loader(_TrainingBatches(self.train_batches, schedule), _Remaining(self.start, self.steps))
 
     def val_dataloader(self) -> DataLoader | list:
+        """All validation samples, on every rank: their mean is then exact, and no rank waits for another."""
         if not self.n_val:
             return []
         return self._loader(_PlainBatches(self.val_batches, self.batch_size), None, persistent=True)
@@ -134,8 +136,9 @@ class CaptionedData(ImageData):
 class LatentData(_Data):
     """Batches of cached latents, {"tokens": int64 (B, h·w), "clip": float32 (B, E)}, that `clipgen encode` made.
 
-    `grid` is (h, w), `crops` how many there are of each picture: one is drawn each time. `made_by` says which
-    tokenizer and which CLIP they are from. Raises UserError for a missing, unfinished or damaged folder.
+    `grid` is (h, w), `crops` how many there are of each picture: one is drawn each time. All are held in memory where
+    they take at most `memory_limit_bytes`. `made_by` says which tokenizer and which CLIP they are from. Raises
+    UserError for a missing, unfinished or damaged folder.
     """
 
     kind = "latents"
@@ -148,8 +151,10 @@ class LatentData(_Data):
         seed: int = 0,
         num_workers: int = 0,
         val_samples: int = 512,
+        memory_limit_bytes: int = 2 << 30,
     ):
         super().__init__(latents, batch_size, steps, seed, num_workers, val_samples)
+        self.memory_limit_bytes = memory_limit_bytes
         self.made_by = self.manifest.made_by
         self.train_batches = LatentBatches(self.shards("train"))
         self.val_batches = LatentBatches(self.shards("val"), limit=val_samples)
@@ -158,8 +163,8 @@ class LatentData(_Data):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            self.train_batches.load()
-        self.val_batches.load()
+            self.train_batches.load(self.memory_limit_bytes)
+        self.val_batches.load(self.memory_limit_bytes)
 
 
 class _Numbered(Dataset):

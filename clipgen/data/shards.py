@@ -19,6 +19,8 @@ from clipgen.data.manifest import Manifest, Shard
 from clipgen.data.sample import Sample
 from clipgen.errors import UserError
 
+_BLOCK = tarfile.BLOCKSIZE
+
 os.environ["WDS_SECURE"] = "1"  # webdataset then refuses pickles and `pipe:` wherever it is used in this process
 
 
@@ -92,21 +94,31 @@ class TarIndex(Sequence[Sample]):
         self._extensions = list(extensions)
 
     def _headers(self) -> Iterator[tuple[str, int, int]]:
+        """Name, offset and bytes of each member; tarfile takes 20 times as long, and a bad header for the end."""
         try:
-            with tarfile.open(self.path, "r:") as tar:
-                for entry in tar:
-                    if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            with open(self.path, "rb") as file:
+                offset = 0
+                while (header := file.read(_BLOCK)) != bytes(_BLOCK):
+                    if len(header) < _BLOCK:
+                        raise ValueError("its end mark is missing")
+                    if sum(header) - sum(header[148:156]) + 8 * ord(" ") != _octal(header[148:156]):
+                        raise ValueError(f"bad header at byte {offset}")
+                    name, prefix = (header[a:b].partition(b"\0")[0].decode() for a, b in ((0, 100), (345, 500)))
+                    if header[156:157] not in (tarfile.REGTYPE, tarfile.AREGTYPE):
                         raise UserError(
-                            f"shard {self.path} holds {entry.name!r}, which is not a plain file; refusing it"
+                            f"shard {self.path} holds {name.rstrip('/')!r}, which is not a plain file; refusing it"
                         )
-                    yield entry.name, entry.offset_data, entry.size
-                    tar.members.clear()  # tarfile remembers every header otherwise
-                tar.fileobj.seek(tar.offset)
-                if tar.fileobj.read(2 * tarfile.BLOCKSIZE) != bytes(2 * tarfile.BLOCKSIZE):
-                    raise EOFError("its end mark is missing")  # tarfile takes a bad header for the end, in silence
+                    size = _octal(header[124:136])
+                    yield f"{prefix}/{name}" if prefix else name, offset + _BLOCK, size
+                    offset += _BLOCK * (1 + -(-size // _BLOCK))
+                    file.seek(offset)
+                if file.read(_BLOCK) != bytes(_BLOCK):
+                    raise ValueError("its end mark is missing")
         except FileNotFoundError as error:
             raise UserError(f"shard {self.path} does not exist; bring it back, or make the folder again") from error
-        except (tarfile.TarError, EOFError) as error:
+        except ValueError as error:
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"shard {self.path} is broken or cut short ({error}); make it again") from error
 
     def __len__(self) -> int:
@@ -142,8 +154,16 @@ class TarIndex(Sequence[Sample]):
         return sample
 
 
+def _octal(field: bytes) -> int:
+    return int(field.strip(b" \0"), 8)
+
+
 class ShardSet(Sequence[Sample]):
-    """All shards of a split as one sequence of samples; the tar of a shard is indexed when first needed."""
+    """All shards of a split as one sequence of samples.
+
+    A shard is read whole when it is first needed: its sha256 shows damage that no decoder would (UserError), the disk
+    is read in one sweep, and what is then read of it at random comes from the page cache.
+    """
 
     def __init__(self, folder: str | Path, split: str, manifest: Manifest | None = None):
         self.folder = Path(folder)
@@ -171,5 +191,7 @@ class ShardSet(Sequence[Sample]):
         number = bisect_right(self._ends, i)
         if number not in self._indexes:
             shard = self.shards[number]
+            if shard.sha256:
+                Manifest(self.manifest.kind, [shard]).check(self.folder, deep=True)
             self._indexes[number] = TarIndex(self.folder / shard.name, shard.samples)
         return self._indexes[number], i - (self._ends[number] - self.shards[number].samples)

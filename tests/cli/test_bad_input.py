@@ -189,3 +189,16 @@ def test_captions_are_needed_to_train_a_clip(clipgen, one_line, run_folder, tmp_
     assert "has no caption" in line and "captions=FILE" in line
     line = one_line(clipgen("train", "stage=clip", *words[:2], "clip.train.steps=2"))
     assert "clip.architecture is empty" in line
+
+
+# Where the work is done
+
+
+def test_a_cluster_that_is_not_there(clipgen, one_line, pictures, tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", "/nowhere")
+    words = [f"images={pictures}", f"shards={tmp_path / 'shards'}", "prep.size=32"]
+    assert "there is no sbatch here" in one_line(clipgen("prep", *words, "executor=slurm"))
+    none = clipgen("prep", *words, "executor=slurm", "executor.tasks=0")
+    assert "executor.tasks=0; take at least 1" in one_line(none)
+    assert "local ray slurm" in one_line(clipgen("prep", *words, "executor=dask"))

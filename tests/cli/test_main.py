@@ -20,7 +20,7 @@ HEAVY = ("torch", "pytorch_lightning", "open_clip", "taming", "webdataset", "ten
 # A public key is not renamed or taken away without a line in CHANGELOG.
 KEYS = {
     "run": "name out images captions shards latents stage experiment world prompts preview seed replace prep clip "
-    "tokenizer transformer encode sampling trainer",
+    "tokenizer transformer encode executor sampling trainer",
     "sample": "model prompts image out n seed guidance_scale temperature top_k top_p fidelity batch_size device",
     "evaluate": "model shards world split n seed guidance_scale temperature top_k top_p fidelity batch_size out device",
     "draw": "out n seed image_size captions",

@@ -1,5 +1,6 @@
 """Real Lightning runs: a killed and continued training sees just what an unbroken one sees."""
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,52 @@ def test_latents_say_what_they_are(latent_folder):
     assert batch["tokens"].shape == (7, 6) and batch["tokens"].dtype == torch.int64
     assert batch["clip"].shape == (7, 4) and batch["clip"].dtype == torch.float32
     assert batch["clip"][:, 0].tolist() == (batch["tokens"][:, 0] % 7).tolist()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_latents_that_do_not_fit_in_memory_are_streamed_in_the_same_batches(latent_folder, num_workers):
+    batches = []
+    for memory_limit_bytes in (2 << 30, 30 * 2 * (2 * 3 + 4) * 2 - 1):  # the second is a byte less than they take
+        data = latent_data(latent_folder, num_workers, memory_limit_bytes=memory_limit_bytes)
+        data.setup("fit")
+        batches.append([*data.train_dataloader(), *data.val_dataloader()])
+        assert (data.train_batches._held is None) == (memory_limit_bytes < 2 << 30)
+    assert len(batches[0]) == len(batches[1]) == STEPS + 1
+    for held, streamed in zip(*batches, strict=True):
+        assert all(torch.equal(held[name], streamed[name]) for name in ("tokens", "clip"))
+
+
+@pytest.mark.parametrize("memory_limit_bytes", [0, 2 << 30])
+@pytest.mark.parametrize("damage", ["a flipped bit", "a swapped pair"])
+def test_damage_that_decodes_stops_the_training_and_names_the_shard(tmp_path, make_latents, memory_limit_bytes, damage):
+    make_latents(tmp_path, n_train=24, n_val=0)
+    first, second = tmp_path / shard_name("train", 0), tmp_path / shard_name("train", 1)
+    if damage == "a flipped bit":
+        content = bytearray(second.read_bytes())
+        content[content.index(b"\x93NUMPY") + 140] ^= 1  # of a number
+        second.write_bytes(content)
+    else:
+        first.rename(tmp_path / "x")
+        second.rename(first)
+        (tmp_path / "x").rename(second)
+    with pytest.raises(UserError, match=r"train-00000[01]\.tar has sha256 \w+…, but the manifest says"):
+        data = latent_data(tmp_path, memory_limit_bytes=memory_limit_bytes)
+        data.setup("fit")
+        list(data.train_dataloader())
+
+
+def test_memory_for_streamed_latents_is_that_of_an_index(tmp_path, make_latents):
+    grown = []
+    for n in (500, 3_000):
+        make_latents(tmp_path / f"{n}", n, n_val=0, crops=10, grid=(8, 8), split_at=250)  # 1.3 kB a sample
+        data = latent_data(tmp_path / f"{n}", batch_size=50, steps=n // 50, memory_limit_bytes=0)
+        tracemalloc.start()
+        data.setup("fit")
+        loader = data.train_dataloader()
+        assert sum(len(batch["tokens"]) for batch in loader) == n
+        grown.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+    assert 0 < (grown[1] - grown[0]) / 2_500 < 200
 
 
 def test_validation_sees_every_sample_once_in_order(latent_folder):

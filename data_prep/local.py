@@ -1,8 +1,7 @@
-"""Jobs over processes, with one progress bar, stopped within one file by Ctrl-C or by the first failure."""
+"""Jobs over processes of this machine, stopped within one file by Ctrl-C or by the first failure."""
 
 import signal
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_all_start_methods, get_context
@@ -11,24 +10,17 @@ from typing import Any
 from tqdm import tqdm
 
 from clipgen.errors import UserError
-
-Tick = Callable[[], object]  # a job calls it after each file
-Work = Callable[[Any, Tick], None]
+from data_prep.executor import Work
 
 
-def run(work: Work, jobs: Sequence[Any], workers: int, what: str, total: int, done: int = 0) -> None:
-    """Call `work(job, tick)` for every job, in processes when `workers` > 1; a bar counts ticks from `done` to `total`.
-
-    `work` must be importable by name and leave its result in a file. Raises UserError when a process was killed from
-    outside.
-    """
+def run_here(work: Work, jobs: Sequence[Any], workers: int, bar: tqdm) -> None:
+    """Call `work` for every job in `workers` processes, in this one for 1; UserError when one was killed."""
     workers = min(workers, len(jobs))
-    with tqdm(total=total, initial=done, desc=what, unit=" files", file=sys.stderr, smoothing=0.1) as bar:
-        if workers <= 1:
-            for job in jobs:
-                work(job, bar.update)
-        else:
-            _run_in_processes(work, jobs, workers, bar)
+    if workers > 1:
+        _run_in_processes(work, jobs, workers, bar)
+        return
+    for job in jobs:
+        work(job, bar.update)
 
 
 def _run_in_processes(work: Work, jobs: Sequence[Any], workers: int, bar: tqdm) -> None:

@@ -13,7 +13,7 @@ SCRIPT = """
 import os, sys, time
 from pathlib import Path
 from clipgen.errors import UserError
-from data_prep.parallel import run
+from data_prep.executor import run
 
 def work(job, tick):
     number, folder = job
