@@ -108,8 +108,11 @@ class TransformerModel:
 
 @dataclass
 class Encode:
+    crops: int = 1
     flip: bool = False
+    precision: str = "auto"
     batch_size: int = 256
+    workers: int | None = None
 
 
 @dataclass
@@ -263,13 +266,14 @@ LEAST = {
     "tokenizer.train.steps": 1, "tokenizer.train.batch_size": 1, "tokenizer.train.restart_every": 1,
     "transformer.width": 1, "transformer.depth": 1, "transformer.heads": 1, "transformer.n_prefix": 1,
     "transformer.train.steps": 1, "transformer.train.batch_size": 1, "clip.train.steps": 1, "clip.train.batch_size": 1,
-    "encode.batch_size": 1, "sampling.batch_size": 1, "trainer.val_every": 1, "trainer.grid_every": 1,
-    "trainer.val_samples": 0, "trainer.num_workers": 0,
+    "encode.batch_size": 1, "encode.workers": 1, "sampling.batch_size": 1, "trainer.val_every": 1,
+    "trainer.grid_every": 1, "trainer.val_samples": 0, "trainer.num_workers": 0,
 }  # fmt: skip
 FRACTIONS = (
     "tokenizer.dropout", "tokenizer.train.gan_start", "transformer.dropout", "transformer.cond_drop_prob",
     "transformer.train.min_level", "transformer.train.label_smoothing", "sampling.fidelity", "sampling.top_p",
 )  # fmt: skip
+CHOICES = {"encode.crops": (1, 2, 10), "encode.precision": ("auto", "fp32", "bf16")}
 
 
 def _value(cfg: Any, key: str) -> Any:
@@ -286,6 +290,9 @@ def check(cfg: Config) -> None:
     for key in FRACTIONS:
         if (value := _value(cfg, key)) is not None and not 0.0 <= value <= 1.0:
             raise UserError(f"{key}={value} is out of range; take a value from 0 to 1")
+    for key, choices in CHOICES.items():
+        if (value := _value(cfg, key)) not in choices:
+            raise UserError(f"{key}={value} is unknown; take {', '.join(map(str, choices[:-1]))} or {choices[-1]}")
     t, m = cfg.tokenizer, cfg.transformer
     if t.image_size and t.downsample and t.image_size % t.downsample:
         raise UserError(

@@ -8,7 +8,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from clipgen.checkpoint import read_checkpoint, submodule
 from clipgen.cli.build import (
@@ -19,11 +18,11 @@ from clipgen.cli.build import (
     tokenizer_settings,
     transformer_settings,
 )
+from clipgen.cli.latents import check_latents
 from clipgen.cli.machine import pick_device
 from clipgen.cli.record import Record, begin
-from clipgen.clip.frozen import FrozenClip, load_clip
+from clipgen.clip.frozen import load_clip
 from clipgen.clip.module import ClipModule, save_open_clip
-from clipgen.clip.texts import reference_texts
 from clipgen.config import Config
 from clipgen.data.manifest import Manifest
 from clipgen.data.module import CaptionedData, ImageData, LatentData
@@ -39,8 +38,8 @@ from clipgen.transformer.model import Transformer
 from clipgen.transformer.module import TransformerModule
 from clipgen.transformer.sampling import generate
 from data_prep.captions import read_captions, sidecar_captions
-from data_prep.encode import STATISTICS, Encoders, encode
 from data_prep.pack import PackSettings, pack
+from data_prep.statistics import load_statistics
 
 PREVIEWS = 8  # pictures in a grid
 
@@ -105,43 +104,6 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
     return record
 
 
-def encode_latents(cfg: Config, replace: bool = False) -> Manifest:
-    """Image shards → latent shards, by the tokenizer and the CLIP in use."""
-    device = pick_device(cfg.trainer.device)
-    vqgan, settings, sha256 = load_tokenizer(tokenizer_path(cfg))
-    clip = load_clip(cfg.clip.model, cfg.clip.pretrained, device)
-    texts, source = reference_texts(cfg.clip.model, cfg.clip.captions)
-    vqgan.to(device)
-
-    @torch.no_grad()
-    def tokens(image_BCHW):
-        return vqgan.encode(image_BCHW.contiguous(memory_format=torch.channels_last))
-
-    identity = {
-        "tokenizer": {"sha256": sha256, "codebook_size": settings["codebook_size"]},
-        "clip": {**clip.identity.describe(), "fingerprint": clip.identity.fingerprint()},
-    }
-    encoders = Encoders(settings["image_size"], tokens, clip.encode_image, clip.encode_text, device, identity)
-    return encode(cfg.shards, cfg.latents, encoders, texts, source, cfg.encode.flip, cfg.encode.batch_size, replace)
-
-
-def check_latents(latents: Manifest, folder: str, path: Path, sha256: str, clip: FrozenClip) -> None:
-    """Refuse latents of another tokenizer or another CLIP than the ones in use."""
-    made = latents.made_by["tokenizer"]["sha256"]
-    if made != sha256:
-        raise UserError(
-            f"{folder}/manifest.json was made with tokenizer {made[:8]}… but {path} is {sha256[:8]}…; run "
-            f"`clipgen encode` again with replace=true, or point tokenizer.ckpt at the old one"
-        )
-    made = latents.made_by["clip"]["fingerprint"]
-    if made != clip.identity.fingerprint():
-        raise UserError(
-            f"{folder}/manifest.json was made with CLIP {latents.made_by['clip']['model']} ({made[:8]}…) but "
-            f"clip.model={clip.identity.model} is {clip.identity.fingerprint()[:8]}…; run `clipgen encode` again with "
-            f"replace=true, or set clip.model back"
-        )
-
-
 def train_transformer(cfg: Config, folder: Path) -> Record:
     """Stage 2: latent shards → `folder/best.ckpt`."""
     m = cfg.transformer
@@ -161,7 +123,7 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     if record.done:
         return record
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    statistics = load_file(Path(cfg.latents) / STATISTICS)
+    statistics = load_statistics(cfg.latents)
     transformer = Transformer(**model)
     if m.ckpt:
         transformer.load_state_dict(submodule(read_checkpoint(m.ckpt, "transformer"), "transformer"))
@@ -261,7 +223,7 @@ def transformer_checkpoint(folder: Path) -> Path:
     return best if best.exists() else folder / "last.ckpt"
 
 
-def export(cfg, tokenizer: Path, transformer: Path, statistics: Path, out: Path) -> ClipGen:
+def export(cfg, tokenizer: Path, transformer: Path, latents: Path, out: Path) -> ClipGen:
     """A folder that needs nothing else: safetensors, config, model card, and the CLIP where it is a local one."""
     from clipgen.cli.build import load_transformer
 
@@ -269,7 +231,7 @@ def export(cfg, tokenizer: Path, transformer: Path, statistics: Path, out: Path)
     vqgan, vqgan_settings, _ = load_tokenizer(tokenizer)
     model, model_settings = load_transformer(transformer)
     pipeline = ClipGen(
-        vqgan, model, clip, load_file(statistics), asdict_of(cfg.sampling),
+        vqgan, model, clip, load_statistics(latents), asdict_of(cfg.sampling),
         {"tokenizer": vqgan_settings, "transformer": model_settings},
     )  # fmt: skip
     pipeline.save_pretrained(out)

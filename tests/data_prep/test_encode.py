@@ -16,11 +16,12 @@ from clipgen.data.batches import read_latent
 from clipgen.data.manifest import FILE_NAME, Manifest
 from clipgen.data.sample import decode_captions, decode_image, decode_npy
 from clipgen.data.shards import ShardSet, TarIndex
-from clipgen.data.transforms import center_crop, to_model_range
+from clipgen.data.transforms import center_crop_resize, to_model_range
 from clipgen.errors import UserError
 from clipgen.tokenizer.vqgan import VQGAN
-from data_prep.encode import STATISTICS, Encoders, encode
+from data_prep.encode import Encoders, encode
 from data_prep.pack import PackSettings, pack
+from data_prep.statistics import STATISTICS
 from data_prep.verify import verify
 
 SIZE = 8  # of the crops; the pictures of `image_folder` are 12×10
@@ -63,8 +64,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def pictures(folder: Path, split: str) -> torch.Tensor:
     """The centre crops of a split in [-1, 1]."""
-    crops = [center_crop(decode_image(sample["png"]), SIZE) for sample in ShardSet(folder, split)]
-    return to_model_range(torch.from_numpy(np.stack(crops)))
+    whole = (Image.fromarray(decode_image(sample["png"])) for sample in ShardSet(folder, split))
+    return to_model_range(torch.from_numpy(np.stack([center_crop_resize(image, SIZE) for image in whole])))
 
 
 def embeddings(folder: Path, split: str, column: int = 0) -> torch.Tensor:
@@ -113,8 +114,10 @@ def test_the_manifest_says_who_made_them(image_folder, latents, encoders):
     made_by = manifest.made_by
     assert made_by["tokenizer"] == encoders.identity["tokenizer"] and made_by["clip"] == encoders.identity["clip"]
     assert made_by["images"] == Manifest.load(image_folder).content
-    assert made_by["encode"] == {"image_size": SIZE, "flip": False}
-    assert manifest.facts == {"texts": 4, "texts_from": "the test", "crops": 1}
+    assert made_by["encode"] == {"image_size": SIZE, "crops": 1, "precision": "fp32"}
+    facts = manifest.facts
+    assert (facts["texts"], facts["texts_from"], facts["crops"]) == (4, "the test", 1)
+    assert facts["sources"] == {shard.name: shard.sha256 for shard in Manifest.load(image_folder).shards}
 
 
 def test_the_batch_size_changes_nothing_but_the_speed(image_folder, latents, encoders, tmp_path):
@@ -128,8 +131,8 @@ def test_the_batch_size_changes_nothing_but_the_speed(image_folder, latents, enc
 
 
 def test_a_flip_is_a_second_crop(image_folder, latents, encoders, vqgan, clip, tmp_path):
-    manifest = encode(image_folder, tmp_path, encoders, TEXTS, "the test", flip=True)
-    assert manifest.facts["crops"] == 2 and manifest.made_by["encode"]["flip"] is True
+    manifest = encode(image_folder, tmp_path, encoders, TEXTS, "the test", crops=2)
+    assert manifest.facts["crops"] == 2 and manifest.made_by["encode"]["crops"] == 2
     flipped_BCHW = pictures(image_folder, "val").flip(-1)
     shards = ShardSet(tmp_path, "val")
     with torch.no_grad():
@@ -235,13 +238,13 @@ def test_other_images_another_crop_and_other_texts_are_noticed(image_folder, mak
     latents, images = tmp_path / "latents", tmp_path / "images"
     make_images(images, n_train=4, n_val=2)
     encode(images, latents, encoders, TEXTS, "the test")
-    for shards, changes, texts, flip in (
-        (image_folder, encoders, TEXTS, False),
-        (images, encoders, TEXTS, True),
-        (images, encoders, TEXTS[:2], False),
+    for shards, changes, texts, crops in (
+        (image_folder, encoders, TEXTS, 1),
+        (images, encoders, TEXTS, 2),
+        (images, encoders, TEXTS[:2], 1),
     ):
-        with pytest.raises(UserError, match="was made otherwise"):
-            encode(shards, latents, changes, texts, "the test", flip)
+        with pytest.raises(UserError, match=r"was made (otherwise|of another)"):
+            encode(shards, latents, changes, texts, "the test", crops)
     manifest = encode(image_folder, latents, encoders, TEXTS, "the test", replace=True)
     assert {path.name for path in latents.glob("*.tar")} == {shard.name for shard in manifest.shards}
 
@@ -259,7 +262,7 @@ def test_a_broken_image_shard_is_named_and_leaves_no_latents(make_images, encode
     place = re.search(rb"\x89PNG", data).start()
     data[place : place + 64] = bytes(64)
     shard.write_bytes(data)
-    with pytest.raises(UserError, match=r"train-000001\.tar: sample 000000008 is not a readable image"):
+    with pytest.raises(UserError, match=r"train-000001\.tar has sha256 .* but the manifest says"):
         encode(tmp_path / "images", tmp_path / "latents", encoders, TEXTS, "the test")
     assert not Manifest.exists(tmp_path / "latents")
     assert [path.name for path in (tmp_path / "latents").glob("*.tar")] == ["train-000000.tar"]
