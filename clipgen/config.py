@@ -217,9 +217,30 @@ class ExportConfig:
 
 
 @dataclass
+class TokenizerFile:
+    ckpt: str | None = None
+
+
+@dataclass
 class VerifyConfig:
-    shards: str = MISSING
+    shards: str | None = None
+    latents: str | None = None
+    repair: bool = False
     images: str | None = None
+    captions: str | None = None
+    tokenizer: TokenizerFile = field(default_factory=TokenizerFile)
+    device: str = "auto"
+
+
+@dataclass
+class BrowseConfig:
+    shards: str | None = None
+    latents: str | None = None
+    out: str = "browse.html"
+    n: int = 60
+    split: str = "train"
+    tokenizer: TokenizerFile = field(default_factory=TokenizerFile)
+    device: str = "auto"
 
 
 @dataclass
@@ -234,6 +255,7 @@ SCHEMAS = {
     "draw_schema": DrawConfig,
     "export_schema": ExportConfig,
     "verify_schema": VerifyConfig,
+    "browse_schema": BrowseConfig,
     "report_schema": ReportConfig,
 }
 STAGES = ("vqgan", "transformer", "clip")

@@ -51,6 +51,9 @@ class _Made(NamedTuple):
     shard: Shard
     source: str
 
+    def problems(self, out: Path, deep: bool) -> list[str]:
+        return Manifest("latents", [self.shard]).problems(out, deep)
+
 
 class _Latent(NamedTuple):
     """What the networks gave for a picture; its bytes are made in the thread that writes them."""
@@ -95,7 +98,7 @@ def encode(
     kept = {
         name: made
         for name, made in _finished(out, old, made_by["settings"]).items()
-        if name not in redo and made.source == sources.get(name) and not Manifest("latents", [made.shard]).problems(out)
+        if name not in redo and made.source == sources.get(name) and not made.problems(out, replace)
     }
     todo = [shard for shard in images.shards if shard.name not in kept]
     if not todo and old is not None and old.made_by == made_by and not statistics_problem(out, old):

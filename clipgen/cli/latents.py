@@ -10,6 +10,7 @@ from clipgen.cli.machine import cores, pick_device
 from clipgen.clip.frozen import FrozenClip, load_clip
 from clipgen.clip.texts import reference_texts
 from clipgen.config import Config
+from clipgen.data.atomic import fingerprint
 from clipgen.data.manifest import Manifest
 from clipgen.errors import UserError
 from data_prep.encode import Encoders, encode
@@ -25,6 +26,31 @@ def encode_latents(cfg: Config, replace: bool = False) -> Manifest:
     texts, source = reference_texts(cfg.clip.model, cfg.clip.captions)
     workers = e.workers or cores()
     return encode(cfg.shards, cfg.latents, encoders, texts, source, crops, batch_size, workers, replace)
+
+
+def encode_again(shards: str, latents: str, tokenizer: Path, device: str, broken: set[str]) -> Manifest:
+    """Make the `broken` files of finished latents again, as their manifest says that they were made."""
+    manifest = Manifest.load(latents, "latents")
+    clip = manifest.made_by["clip"]
+    encoded = manifest.made_by.get("encode", {})
+    if "crops" not in encoded:
+        raise UserError(f"latents={latents} are of an earlier version; run `clipgen encode` again with replace=true")
+    make = networks(tokenizer, clip["model"], clip["pretrained"], pick_device(device))
+    encoders = make(encoded["precision"])
+    if encoders.identity["tokenizer"] != manifest.made_by["tokenizer"]:
+        raise UserError(
+            f"{tokenizer} is not the tokenizer that made latents={latents}; give that one as tokenizer.ckpt=FILE"
+        )
+    given = manifest.facts["texts_from"]
+    texts, source = reference_texts(clip["model"], given if Path(given).is_file() else None)
+    if fingerprint(texts) != manifest.made_by["texts"]:
+        raise UserError(
+            f"latents={latents} have a text mean from {given}, which are others now; run `clipgen encode` with "
+            "replace=true"
+        )
+    return encode(
+        shards, latents, encoders, texts, source, encoded["crops"], workers=cores(), replace=True, redo=broken
+    )
 
 
 def networks(tokenizer: Path, clip_model: str, pretrained: str | None, device: torch.device):
