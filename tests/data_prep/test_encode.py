@@ -3,6 +3,7 @@
 import errno
 import json
 import re
+import resource
 import shutil
 from dataclasses import replace as changed
 from pathlib import Path
@@ -410,6 +411,18 @@ def test_a_full_disk_and_a_missing_permission_are_told(image_folder, latents, en
         with pytest.raises(UserError, match=rf"train-000000\.tar: {says}"):
             encode(image_folder, tmp_path, encoders, TEXTS, "the test", batch_size=3)
     assert not list(tmp_path.glob("*.tar")) and not Manifest.exists(tmp_path)
+    encode(image_folder, tmp_path, encoders, TEXTS, "the test", batch_size=3)
+    assert contents(tmp_path) == contents(latents)
+
+
+def test_a_disk_that_takes_no_more_is_told_and_the_run_goes_on(image_folder, latents, encoders, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, hard))  # enough for the first notes, not for a shard
+    try:
+        with pytest.raises(UserError, match=r"train-000000\.tar: .*disk"):
+            encode(image_folder, tmp_path, encoders, TEXTS, "the test", batch_size=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     encode(image_folder, tmp_path, encoders, TEXTS, "the test", batch_size=3)
     assert contents(tmp_path) == contents(latents)
 
