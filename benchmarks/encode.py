@@ -43,9 +43,9 @@ SHAPES = {
         n=2000,
         batch_size=256,
         clip={
-            "embed_dim": 128,
-            "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 24, "head_width": 32},
-            "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 3},
+            "embed_dim": 64,
+            "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64},
+            "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 3},
         },
         vqgan=dict(
             image_size=32, codebook_size=64, code_dim=8, channels=32, channel_multipliers=[1, 2, 2], res_blocks=1,
