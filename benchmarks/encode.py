@@ -158,7 +158,14 @@ def against_clip_retrieval(folder: Path, n: int = 64) -> dict:
         with tempfile.TemporaryDirectory(dir=folder) as out:
             Runner(
                 lambda sampler: WebdatasetReader(
-                    sampler, transform, None, urls, 32, cores(), enable_text=False, enable_metadata=False
+                    sampler,
+                    transform,
+                    None,
+                    urls,
+                    32,
+                    min(cores(), len(urls)),
+                    enable_text=False,
+                    enable_metadata=False,
                 ),
                 lambda: mapper,
                 lambda part: NumpyWriter(part, out, False, True, False, 1),
