@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from clipgen.data.atomic import replacing
@@ -61,10 +61,10 @@ def submodule(checkpoint: Mapping[str, Any], name: str) -> dict[str, Tensor]:
 
 def save_weights(state: Mapping[str, Tensor], path: str | Path) -> None:
     with replacing(path) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}, temporary)
-        temporary.chmod(mode)  # safetensors makes files that only their owner may read
+        # not by safetensors itself: it reports a full disk as an error of its own, and lets only the owner read
+        temporary.write_bytes(
+            save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()})
+        )
 
 
 def load_weights(path: str | Path) -> dict[str, Tensor]:

@@ -101,8 +101,11 @@ class TransformerModel:
 
 @dataclass
 class Encode:
+    crops: int = 1
     flip: bool = False
+    precision: str = "auto"
     batch_size: int = 256
+    workers: int | None = None
 
 
 @dataclass
@@ -220,9 +223,30 @@ class ExportConfig:
 
 
 @dataclass
+class TokenizerFile:
+    ckpt: str | None = None
+
+
+@dataclass
 class VerifyConfig:
-    shards: str = MISSING
+    shards: str | None = None
+    latents: str | None = None
+    repair: bool = False
     images: str | None = None
+    captions: str | None = None
+    tokenizer: TokenizerFile = field(default_factory=TokenizerFile)
+    device: str = "auto"
+
+
+@dataclass
+class BrowseConfig:
+    shards: str | None = None
+    latents: str | None = None
+    out: str = "browse.html"
+    n: int = 60
+    split: str = "train"
+    tokenizer: TokenizerFile = field(default_factory=TokenizerFile)
+    device: str = "auto"
 
 
 @dataclass
@@ -237,6 +261,7 @@ SCHEMAS = {
     "draw_schema": DrawConfig,
     "export_schema": ExportConfig,
     "verify_schema": VerifyConfig,
+    "browse_schema": BrowseConfig,
     "report_schema": ReportConfig,
 }
 STAGES = ("vqgan", "transformer", "clip")
@@ -269,14 +294,15 @@ LEAST = {
     "tokenizer.train.steps": 1, "tokenizer.train.batch_size": 1, "tokenizer.train.restart_every": 1,
     "transformer.width": 1, "transformer.depth": 1, "transformer.heads": 1, "transformer.n_prefix": 1,
     "transformer.train.steps": 1, "transformer.train.batch_size": 1, "clip.train.steps": 1, "clip.train.batch_size": 1,
-    "encode.batch_size": 1, "sampling.batch_size": 1, "trainer.val_every": 1, "trainer.grid_every": 1,
-    "trainer.val_samples": 0, "trainer.num_workers": 0,
+    "encode.batch_size": 1, "encode.workers": 1, "sampling.batch_size": 1, "trainer.val_every": 1,
+    "trainer.grid_every": 1, "trainer.val_samples": 0, "trainer.num_workers": 0,
     "executor.tasks": 1, "executor.cpus": 1, "executor.gpus": 0, "executor.minutes": 1,
 }  # fmt: skip
 FRACTIONS = (
     "tokenizer.dropout", "tokenizer.train.gan_start", "transformer.dropout", "transformer.cond_drop_prob",
     "transformer.train.min_level", "transformer.train.label_smoothing", "sampling.fidelity", "sampling.top_p",
 )  # fmt: skip
+CHOICES = {"encode.crops": (1, 2, 10), "encode.precision": ("auto", "fp32", "bf16")}
 
 
 def _value(cfg: Any, key: str) -> Any:
@@ -293,6 +319,9 @@ def check(cfg: Config) -> None:
     for key in FRACTIONS:
         if (value := _value(cfg, key)) is not None and not 0.0 <= value <= 1.0:
             raise UserError(f"{key}={value} is out of range; take a value from 0 to 1")
+    for key, choices in CHOICES.items():
+        if (value := _value(cfg, key)) not in choices:
+            raise UserError(f"{key}={value} is unknown; take {', '.join(map(str, choices[:-1]))} or {choices[-1]}")
     t, m = cfg.tokenizer, cfg.transformer
     if t.image_size and t.downsample and t.image_size % t.downsample:
         raise UserError(

@@ -1,35 +1,38 @@
 """Image shards → latent shards: the tokens and the CLIP embedding of every crop, once, under the same keys.
 
-A latent shard has the name of its image shard and is the unit of work; the manifest comes last.
+A latent shard has the name of its image shard and is the unit of work: finished, it leaves a note, so that a killed run
+continues after its last whole shard. The manifest replaces the notes and says of which image shard each was made.
 
-B batch, C crops of a picture (a flip counts as one), h w token grid, E embedding size
+N pictures of a batch, C crops of a picture (a flip counts as one), h w token grid, E embedding size
 """
 
 import json
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from clipgen.checkpoint import save_weights
 from clipgen.data.atomic import TEMPORARY, explained, fingerprint, write_json
 from clipgen.data.manifest import FILE_NAME, Manifest, Shard, describe_difference
-from clipgen.data.sample import Sample, decode_captions, decode_image, image_bytes, latent_sample
-from clipgen.data.shards import ShardSet, write_shard
-from clipgen.data.transforms import center_crop, to_model_range
+from clipgen.data.sample import Sample, decode_captions, latent_sample
+from clipgen.data.shards import write_shard
+from clipgen.data.transforms import to_model_range
 from clipgen.errors import UserError
+from data_prep.crops import CropBatch, read_crops
 from data_prep.executor import LOCAL, Executor, Tick, run
-
-STATISTICS = "statistics.safetensors"
-AHEAD = 2  # batches that are decoded while the networks work
+from data_prep.statistics import statistics_problem, write_statistics
 
 Encoder = Callable[[Tensor], Tensor]
+
+_STARTED = ".encode.json"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Encoders:
     text: Callable[[list[str]], Tensor]
     device: torch.device
     identity: dict[str, Any]  # of tokenizer and CLIP; goes into the manifest
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,34 @@ class EncodeJob:
     images: Path
     shard: Shard
     out: Path
-    flip: bool
+    crops: int
     batch_size: int
-    fingerprint: str
+    workers: int
+    settings: str
+
+
+class _Made(NamedTuple):
+    """A latent shard and the sha256 of the image shard it was made of."""
+
+    shard: Shard
+    source: str
+
+    def problems(self, out: Path, deep: bool) -> list[str]:
+        return Manifest("latents", [self.shard]).problems(out, deep)
+
+
+class _Latent(NamedTuple):
+    """What the networks gave for a picture; its bytes are made in the thread that writes them."""
+
+    image: Sample
+    tokens_Chw: np.ndarray
+    clip_CE: np.ndarray
+    captions: list[str]
+    text_clip_NE: np.ndarray
+
+    def sample(self) -> Sample:
+        meta, texts = json.loads(self.image["json"]), self.text_clip_NE if self.captions else None
+        return latent_sample(self.image["__key__"], self.tokens_Chw, self.clip_CE, meta, self.captions, texts)
 
 
 def encode(
@@ -63,137 +92,199 @@ def encode(
     encoders: Encoders,
     texts: list[str],
     texts_from: str,
-    flip: bool = False,
+    crops: int = 1,
     batch_size: int = 256,
+    workers: int = 1,
     replace: bool = False,
+    redo: Collection[str] = (),
     executor: Executor = LOCAL,
     make_encoders: Callable[[], Encoders] | None = None,
 ) -> Manifest:
-    """Encode every shard of `shards` into `latents` and return the manifest; finished shards are not done again.
+    """Encode every shard of `shards` into `latents` and return the manifest; what is done is not done again.
 
-    `texts` need not belong to the images: the mean of their embeddings centres prompts later. An `executor` elsewhere
-    needs `make_encoders`, which makes equal `encoders` there and can be pickled and hashed. Raises UserError when
-    `latents` was made from other images, by another tokenizer or another CLIP, unless `replace`.
+    `batch_size` counts crops, `workers` the threads that decode. `texts` need not belong to the images: the mean of
+    their embeddings centres prompts later. Image shards that were added since are encoded, those of before keep their
+    latents. Raises UserError when `latents` was made with other settings or networks, of image shards that have changed
+    or gone, or when it was damaged; with `replace` just these shards, and those named in `redo`, are made again. An
+    `executor` elsewhere needs `make_encoders`, which makes equal `encoders` there and can be pickled and hashed.
     """
     images, out = Manifest.load(shards, "images"), Path(latents)
     images.check(shards)
-    made_by = {
-        "images": images.content,
-        "encode": {"image_size": encoders.image_size, "flip": flip},
-        **encoders.identity,
-        "texts": fingerprint(texts),
+    made_by = _made_by(images, encoders, texts, crops)
+    old = Manifest.load(out, "latents") if Manifest.exists(out) else None
+    if old is not None and not replace:
+        _stop_when_changed(old, made_by, images, Path(shards), out)
+    sources = {shard.name: shard.sha256 for shard in images.shards}
+    kept = {
+        name: made
+        for name, made in _finished(out, old, made_by["settings"]).items()
+        if name not in redo and made.source == sources.get(name) and not made.problems(out, replace)
     }
-    made_by["fingerprint"] = fingerprint(made_by)
-    if Manifest.exists(out):
-        old = Manifest.load(out, "latents")
-        if old.made_by["fingerprint"] == made_by["fingerprint"]:
-            old.check(out)
-            return old
-        if not replace:
-            difference = ", ".join(describe_difference(old.made_by, made_by))
-            raise UserError(f"latents={out} was made otherwise ({difference}); give another folder, or replace=true")
-    with explained(out):
-        (out / FILE_NAME).unlink(missing_ok=True)
-    make = make_encoders if executor.kind != "local" else lambda: encoders
-    jobs = [
-        EncodeJob(make, Path(shards), shard, out, flip, batch_size, made_by["fingerprint"]) for shard in images.shards
-    ]
-    to_do = [job for job in jobs if _finished(job) is None]
-    total, left = (sum(job.shard.samples for job in some) for some in (jobs, to_do))
-    try:
-        run(encode_one, to_do, 1, "encoding images", total, total - left, executor)
-    finally:
-        _made.cache_clear()
-    notes = [_finished(job) for job in jobs]
-    _write_statistics(out, images, encoders, texts)
-    facts = {"texts": len(texts), "texts_from": texts_from, "crops": 1 + flip}
-    manifest = Manifest("latents", notes, made_by, facts)
-    with explained(out):
-        kept = {shard.name for shard in notes}
-        strangers = [path for path in out.glob("*.tar") if path.name not in kept]
-        for path in strangers + list(out.glob(TEMPORARY)):
-            path.unlink()
-        manifest.save(out)
-        for path in out.glob(".note-*.json"):
-            path.unlink()
-    return manifest
+    todo = [shard for shard in images.shards if shard.name not in kept]
+    if not todo and old is not None and old.made_by == made_by and not statistics_problem(out, old):
+        _sweep(out)
+        return old
+    _start(out, made_by, old, kept, replace)
+    settings, left = made_by["settings"], sum(shard.samples for shard in todo)
+    what = "encoding images" + (f" of {len(todo)} of {len(images.shards)} shards" if kept else "")
+    if executor.kind == "local":
+        batches = read_crops(Path(shards), todo, encoders.image_size, crops, batch_size, workers)
+        with tqdm(desc=what, total=left, unit=" images", file=sys.stderr) as bar:
+            kept |= _encode_shards(batches, bar.update, out, encoders, settings)
+    else:
+        place = (Path(shards), out, crops, batch_size, workers, settings)
+        jobs = [EncodeJob(make_encoders, place[0], shard, *place[1:]) for shard in todo]
+        run(encode_one, jobs, 1, what, left, 0, executor)
+        kept |= _finished(out, None, settings)
+    return _finish(out, images, encoders, texts, texts_from, made_by, kept, old)
+
+
+def _made_by(images: Manifest, encoders: Encoders, texts: list[str], crops: int) -> dict[str, Any]:
+    encoded = {"image_size": encoders.image_size, "crops": crops, "precision": encoders.precision}
+    settings = {"encode": encoded, **encoders.identity}
+    made_by = {"images": images.content, **settings, "texts": fingerprint(texts), "settings": fingerprint(settings)}
+    return made_by | {"fingerprint": fingerprint(made_by)}
+
+
+def _stop_when_changed(old: Manifest, made_by: dict[str, Any], images: Manifest, shards: Path, out: Path) -> None:
+    before, now = ({k: v for k, v in m.items() if k not in ("images", "settings")} for m in (old.made_by, made_by))
+    if difference := describe_difference(before, now):
+        raise UserError(
+            f"latents={out} was made otherwise ({', '.join(difference)}); give another folder, or replace=true"
+        )
+    if stale := stale_shards(old, images):
+        raise UserError(
+            f"{out / stale[0]} was made of another {stale[0]} than shards={shards} has now"
+            f"{f' (and {len(stale) - 1} more)' if len(stale) > 1 else ''}; give the shards it was made of, another "
+            "latents=FOLDER, or replace=true to make just these again"
+        )
+    old.check(out)
+    if problem := statistics_problem(out, old):
+        raise UserError(problem)
+
+
+def stale_shards(latents: Manifest, images: Manifest) -> list[str]:
+    """The latent shards of which the image shard has changed or gone since."""
+    now = {shard.name: shard.sha256 for shard in images.shards}
+    return [name for name, source in latents.facts.get("sources", {}).items() if now.get(name) != source]
+
+
+def _finished(out: Path, old: Manifest | None, settings: str) -> dict[str, _Made]:
+    """What a manifest or the notes of an unfinished run have that was made with the same settings."""
+    found = {}
+    if old is not None and old.made_by.get("settings") == settings:
+        found = {shard.name: _Made(shard, old.facts["sources"][shard.name]) for shard in old.shards}
+    for path in sorted(out.glob(".note-*.json")):
+        try:
+            note = json.loads(path.read_text())
+            made = _Made(Shard(**note["shard"]), note["source"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if note.get("settings") == settings:
+            found[made.shard.name] = made
+    return found
+
+
+def _start(out: Path, made_by: dict, old: Manifest | None, kept: dict[str, _Made], replace: bool) -> None:
+    """Mark `out` as being encoded into, before anything is computed; a manifest stays unless its shards will change."""
+    ours = old is not None or (out / _STARTED).exists() or replace
+    if not ours and (strangers := sorted(out.glob("*.tar"))):
+        raise UserError(
+            f"latents={out} holds {strangers[0].name} but no manifest; give an empty folder, or replace=true"
+        )
+    write_json(out / _STARTED, made_by)
+    if old is not None and any(shard.name not in kept for shard in old.shards):
+        for made in kept.values():
+            _write_note(out, made, made_by["settings"])
+        with explained(out):
+            (out / FILE_NAME).unlink()
 
 
 def encode_one(job: EncodeJob, tick: Tick) -> None:
     """Make one latent shard, and a note beside it that says so."""
-    alone = ShardSet(job.images, job.shard.split, Manifest("images", [job.shard]))
-    made = write_shard(job.out / job.shard.name, _latents(alone, _made(job.encoders), job.flip, job.batch_size, tick))
-    write_json(_note(job), {"fingerprint": job.fingerprint, "shard": asdict(made)})
+    encoders = _made_here(job.encoders)
+    batches = read_crops(job.images, [job.shard], encoders.image_size, job.crops, job.batch_size, job.workers)
+    _encode_shards(batches, lambda n: [tick() for _ in range(n)], job.out, encoders, job.settings)
 
 
 @lru_cache(maxsize=1)
-def _made(encoders: Callable[[], Encoders]) -> Encoders:
+def _made_here(encoders: Callable[[], Encoders]) -> Encoders:
     return encoders()  # once a process, not once a shard
 
 
-def _note(job: EncodeJob) -> Path:
-    return job.out / f".note-{job.shard.name}.json"
+def _encode_shards(
+    batches: Iterable[CropBatch], done: Callable[[int], object], out: Path, encoders: Encoders, settings: str
+) -> dict[str, _Made]:
+    """Three things at once: decoding ahead, the networks (in this thread), and writing the shard before."""
+    latents: list[_Latent] = []
+    writing: list[Future[_Made]] = []
+    with ThreadPoolExecutor(1) as writer:
+        for batch in batches:
+            latents += _encoded(batch, encoders)
+            done(len(batch.samples))
+            if len(latents) == batch.shard.samples:
+                if writing:
+                    writing[-1].result()  # so that the latents of two shards at most are held
+                writing.append(writer.submit(_write, out, batch.shard, latents, settings))
+                latents = []
+    return {made.shard.name: made for made in (written.result() for written in writing)}
 
 
-def _finished(job: EncodeJob) -> Shard | None:
-    try:
-        content = json.loads(_note(job).read_text())
-        shard = Shard(**content["shard"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if content["fingerprint"] != job.fingerprint or Manifest("latents", [shard]).problems(job.out):
-        return None
-    return shard
+@torch.no_grad()
+def _encoded(batch: CropBatch, encoders: Encoders) -> list[_Latent]:
+    N, C = batch.crops_NCSS3.shape[:2]
+    pixels = torch.from_numpy(batch.crops_NCSS3).flatten(0, 1)
+    image = to_model_range(pixels.to(encoders.device))
+    tokens = encoders.tokens(image).unflatten(0, (N, C)).cpu().numpy().astype(np.uint16)
+    clip = encoders.image(image).unflatten(0, (N, C)).cpu().numpy().astype(np.float16)
+    captions = [decode_captions(sample) for sample in batch.samples]
+    flat = [caption for own in captions for caption in own]
+    texts = encoders.text(flat).cpu().numpy().astype(np.float16) if flat else np.empty((0, clip.shape[-1]), np.float16)
+    ends = np.cumsum([len(own) for own in captions])
+    return [
+        _Latent(*each) for each in zip(batch.samples, tokens, clip, captions, np.split(texts, ends[:-1]), strict=True)
+    ]
 
 
-def _latents(images: ShardSet, encoders: Encoders, flip: bool, batch_size: int, tick: Tick) -> Iterator[Sample]:
-    """Decoding runs ahead in a thread while the networks work."""
-    starts = range(0, len(images), batch_size)
-    with ThreadPoolExecutor(1) as pool:
-        pending = [pool.submit(_decoded, images, start, batch_size, encoders.image_size) for start in starts[:AHEAD]]
-        for number in range(len(starts)):
-            samples, pixels_BSS3 = pending.pop(0).result()
-            if number + AHEAD < len(starts):
-                pending.append(pool.submit(_decoded, images, starts[number + AHEAD], batch_size, encoders.image_size))
-            image_BCHW = to_model_range(torch.from_numpy(pixels_BSS3).to(encoders.device))
-            crops = [image_BCHW, image_BCHW.flip(-1)] if flip else [image_BCHW]
-            tokens_BChw = torch.stack([encoders.tokens(crop) for crop in crops], 1).cpu().numpy().astype(np.uint16)
-            clip_BCE = torch.stack([encoders.image(crop) for crop in crops], 1).cpu().numpy()
-            for sample, tokens_Chw, clip_CE in zip(samples, tokens_BChw, clip_BCE, strict=True):
-                captions = decode_captions(sample)
-                text_clip = encoders.text(captions).cpu().numpy() if captions else None
-                meta = json.loads(sample["json"])
-                yield latent_sample(sample["__key__"], tokens_Chw, clip_CE, meta, captions or None, text_clip)
-                tick()
+def _write(out: Path, source: Shard, latents: list[_Latent], settings: str) -> _Made:
+    made = _Made(write_shard(out / source.name, (latent.sample() for latent in latents)), source.sha256)
+    _write_note(out, made, settings)
+    return made
 
 
-def _decoded(images: ShardSet, start: int, batch_size: int, size: int) -> tuple[list[Sample], np.ndarray]:
-    samples, pixels = [], []
-    for i in range(start, min(start + batch_size, len(images))):
-        where, sample = images.where(i), images[i]
-        image_HWC = decode_image(image_bytes(sample, where), where)
-        if min(image_HWC.shape[:2]) < size:
-            raise UserError(f"{where} is smaller than tokenizer.image_size {size}; pack again with prep.size={size}")
-        samples.append(sample)
-        pixels.append(center_crop(image_HWC, size))
-    return samples, np.stack(pixels)
+def _write_note(out: Path, made: _Made, settings: str) -> None:
+    note = {"settings": settings, "source": made.source, "shard": asdict(made.shard)}
+    write_json(out / f".note-{made.shard.name}.json", note)
 
 
-def _write_statistics(out: Path, images: Manifest, encoders: Encoders, texts: list[str]) -> None:
-    """Mean and covariance of the training images' embeddings and of the texts', in float64 sums, stored as float32."""
-    clip_NE = _train_embeddings(out, images)
-    text_NE = encoders.text(texts).double().cpu()
-    tensors = {}
-    for name, rows_NE in (("image", clip_NE), ("text", text_NE)):
-        tensors[f"{name}_mean"] = rows_NE.mean(0).float()
-        tensors[f"{name}_covariance"] = torch.cov(rows_NE.T, correction=0).float().reshape(rows_NE.shape[1], -1)
-        tensors[f"{name}_count"] = torch.tensor(len(rows_NE))
-    save_weights(tensors, out / STATISTICS)
+def _finish(
+    out: Path,
+    images: Manifest,
+    encoders: Encoders,
+    texts: list[str],
+    texts_from: str,
+    made_by: dict[str, Any],
+    made: dict[str, _Made],
+    old: Manifest | None,
+) -> Manifest:
+    """Write statistics and manifest, and take away what is left of runs before."""
+    in_order = [made[shard.name] for shard in images.shards]
+    manifest = Manifest("latents", [each.shard for each in in_order], made_by)
+    facts = write_statistics(out, manifest, encoders.text(texts), texts_from)
+    crops = made_by["encode"]["crops"]
+    sources = {each.shard.name: each.source for each in in_order}
+    manifest.facts = {**facts, "crops": crops, "sources": sources}
+    with explained(out):
+        earlier = [path.name.removeprefix(".note-").removesuffix(".json") for path in out.glob(".note-*.json")]
+        for name in {*earlier, *(shard.name for shard in (old.shards if old else ()))} - set(made):
+            (out / name).unlink(missing_ok=True)
+        manifest.save(out)
+    _sweep(out)
+    return manifest
 
 
-def _train_embeddings(out: Path, images: Manifest) -> Tensor:
-    from clipgen.data.batches import read_latent
-
-    names = [Shard(s.name, s.split, s.samples, 0, "") for s in images.of_split("train")]
-    latents = ShardSet(out, "train", Manifest("latents", names))
-    return torch.cat([torch.from_numpy(read_latent(latents, i)[1]).double() for i in range(len(latents))])
+def _sweep(out: Path) -> None:
+    with explained(out):
+        for pattern in (".note-*.json", _STARTED, TEMPORARY):
+            for path in out.glob(pattern):
+                path.unlink(missing_ok=True)

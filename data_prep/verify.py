@@ -1,51 +1,72 @@
-"""Read every shard again against its manifest."""
+"""Every shard read again against its manifest, and latents against the images they were made of."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from clipgen.data.batches import read_latent
 from clipgen.data.manifest import Manifest, Shard
 from clipgen.data.sample import decode_captions, decode_image, decode_npy, image_bytes
 from clipgen.data.shards import ShardSet, TarIndex
 from clipgen.errors import UserError
+from data_prep.encode import stale_shards
+from data_prep.statistics import STATISTICS, statistics_problem
 
 
-def verify(folder: str | Path, images: str | Path | None = None) -> list[str]:
-    """All that is wrong in a folder of shards, one line each; empty when every byte is as it was made.
+class Problem(NamedTuple):
+    """One thing that is wrong, and the file to make again, where that would mend it."""
 
-    Checks sizes and sha256, the order of keys, that every sample decodes, and for latents that they have the shape of
-    the first, and the keys of the `images` they were made from where that folder is given. UserError where there is
-    no readable manifest.
+    file: str | None
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def verify(folder: str | Path, images: str | Path | None = None) -> list[Problem]:
+    """All that is wrong in a folder of shards; empty when every byte is as it was made.
+
+    Checks that exactly the shards of the manifest are there, sizes and sha256, the order of keys, that every sample
+    decodes, and for latents that they have the shape of the first, the statistics, and the keys and the bytes of the
+    `images` they were made from where that folder is given. UserError where there is no readable manifest.
     """
     folder = Path(folder)
     manifest = Manifest.load(folder)
-    problems = manifest.problems(folder, deep=True)
-    damaged = {shard.name for shard in manifest.shards if any(str(folder / shard.name) in line for line in problems)}
+    sources = None if images is None else Manifest.load(images, "images")
     last_key: dict[str, str] = {}
     shapes: set[tuple] = set()
+    problems = _strangers(folder, manifest)
     for shard in manifest.shards:
-        if shard.name not in damaged:
-            problems += _problems_in_shard(folder, shard, manifest, last_key, shapes)
-    if images is not None:
-        problems += _unmatched(folder, manifest, Path(images))
+        found = _problems_in_shard(folder, shard, manifest.kind, last_key, shapes)
+        problems += [Problem(shard.name, text) for text in found]
+    if manifest.kind == "latents" and (text := statistics_problem(folder, manifest)):
+        problems.append(Problem(STATISTICS, text))
+    if sources is not None:
+        problems += _unmatched(folder, manifest, Path(images), sources, {problem.file for problem in problems})
     return problems
 
 
-def _problems_in_shard(
-    folder: Path, shard: Shard, manifest: Manifest, last_key: dict[str, str], shapes: set[tuple]
-) -> list[str]:
-    try:
-        TarIndex(folder / shard.name, shard.samples)
-    except UserError as error:
-        return [str(error)]
-    alone = ShardSet(folder, shard.split, Manifest(manifest.kind, [shard]))
+def _strangers(folder: Path, manifest: Manifest) -> list[Problem]:
+    known = {shard.name for shard in manifest.shards}
+    return [
+        Problem(None, f"shard {path} is not in the manifest beside it, as if of another family; take it out")
+        for path in sorted(folder.glob("*.tar"))
+        if path.name not in known
+    ]
+
+
+def _problems_in_shard(folder: Path, shard: Shard, kind: str, last_key: dict[str, str], shapes: set[tuple]) -> list:
+    alone = ShardSet(folder, shard.split, Manifest(kind, [shard]))
     problems = []
     for i in range(len(alone)):
-        where, sample = alone.where(i), alone[i]
+        try:
+            where, sample = alone.where(i), alone[i]
+        except UserError as error:  # missing, cut, or of other bytes: what is in it says nothing more
+            return [str(error)]
         previous, last_key[shard.split] = last_key.get(shard.split, ""), sample["__key__"]
         if sample["__key__"] <= previous:
             problems.append(f"{where} comes after {previous}: keys must rise")
         try:
-            if manifest.kind == "images":
+            if kind == "images":
                 decode_image(image_bytes(sample, where), where)
             else:
                 problems += _problems_in_latent(alone, i, shapes)
@@ -69,15 +90,20 @@ def _problems_in_latent(latents: ShardSet, i: int, shapes: set[tuple]) -> list[s
     return problems
 
 
-def _unmatched(folder: Path, manifest: Manifest, images: Path) -> list[str]:
-    ours = {shard.name for shard in manifest.shards}
-    theirs = {shard.name for shard in Manifest.load(images, "images").shards}
-    problems = [f"{images / name} has no shard of latents in {folder}" for name in sorted(theirs - ours)]
-    problems += [f"{folder / name} has no shard of images in {images}" for name in sorted(ours - theirs)]
-    for name in sorted(ours & theirs):
+def _unmatched(
+    folder: Path, latents: Manifest, images: Path, sources: Manifest, damaged: set[str | None]
+) -> list[Problem]:
+    ours, theirs = ({shard.name for shard in manifest.shards} for manifest in (latents, sources))
+    stale = set(stale_shards(latents, sources))
+    missing = [Problem(name, f"{images / name} has no shard of latents in {folder}") for name in sorted(theirs - ours)]
+    extra = [Problem(name, f"{folder / name} has no shard of images in {images}") for name in sorted(ours - theirs)]
+    problems = missing + extra
+    for name in sorted((ours & theirs) - damaged):
         try:
-            if TarIndex(folder / name).keys() != TarIndex(images / name).keys():
-                problems.append(f"{folder / name} has other keys than {images / name}; encode it again")
-        except UserError as error:
-            problems.append(str(error))
+            if name in stale:
+                problems.append(Problem(name, f"{folder / name} was made of another {name} than {images} has now"))
+            elif TarIndex(folder / name).keys() != TarIndex(images / name).keys():
+                problems.append(Problem(name, f"{folder / name} has other keys than {images / name}; encode it again"))
+        except UserError as error:  # only of the images, which are verified by themselves
+            problems.append(Problem(None, str(error)))
     return problems

@@ -1,6 +1,7 @@
 """Weights as files: of the right stage, whole, and never executed."""
 
 import pickle
+import resource
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,17 @@ def test_everyone_who_may_read_the_folder_may_read_the_weights(tmp_path):
     save_weights({"a": torch.ones(1)}, tmp_path / "w.safetensors")
     (tmp_path / "w.json").write_text("{}")
     assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "w.json").stat().st_mode
+
+
+def test_a_disk_that_takes_no_more_is_told(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(UserError, match=r"w\.safetensors: .*disk"):
+            save_weights({"a": torch.ones(1000)}, tmp_path / "w.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_that_are_missing_or_broken(tmp_path):

@@ -141,6 +141,7 @@ def test_a_package_is_known_in_its_homes_only(package, homes):
             "data_prep/*",
             (
                 "data_prep", "clipgen.checkpoint", "clipgen.clip", "clipgen.data", "clipgen.errors", "clipgen.page",
+                "clipgen.picture",
                 "clipgen.tokenizer",
             ),
         ),

@@ -4,7 +4,8 @@ import csv
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,12 @@ from clipgen.callbacks.progress import Progress
 from clipgen.callbacks.throughput import Throughput
 from clipgen.checkpoint import read_checkpoint, submodule, weights_sha256
 from clipgen.cli.machine import pick_device, pick_precision
-from clipgen.clip.frozen import load_clip
+from clipgen.clip.frozen import FrozenClip, load_clip
 from clipgen.config import Config, Tokenizer, Trainer, TransformerModel
 from clipgen.data.atomic import replacing
 from clipgen.errors import UserError
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.model import Transformer
-from data_prep.encode import Encoders
 
 VQGAN_KEYS = (
     "image_size", "codebook_size", "code_dim", "channels", "channel_multipliers", "res_blocks",
@@ -63,30 +63,14 @@ def load_tokenizer(path: str | Path) -> tuple[VQGAN, dict[str, Any], str]:
     return vqgan.eval().to(memory_format=torch.channels_last), settings, tokenizer_sha256(state)
 
 
-@dataclass(frozen=True)
-class MakeEncoders:
-    """Makes what `encode` needs from a tokenizer's checkpoint and the name of a CLIP, in any process."""
+@lru_cache(1)
+def _load_clip(model: str, pretrained: str | None) -> FrozenClip:
+    return load_clip(model, pretrained)
 
-    tokenizer: str
-    clip: str
-    pretrained: str | None
-    device: str
 
-    def __call__(self) -> Encoders:
-        device = pick_device(self.device)
-        vqgan, settings, sha256 = load_tokenizer(self.tokenizer)
-        clip = load_clip(self.clip, self.pretrained, device)
-        vqgan.to(device)
-
-        @torch.no_grad()
-        def tokens(image_BCHW):
-            return vqgan.encode(image_BCHW.contiguous(memory_format=torch.channels_last))
-
-        identity = {
-            "tokenizer": {"sha256": sha256, "codebook_size": settings["codebook_size"]},
-            "clip": {**clip.identity.describe(), "fingerprint": clip.identity.fingerprint()},
-        }
-        return Encoders(settings["image_size"], tokens, clip.encode_image, clip.encode_text, device, identity)
+def load_clip_once(model: str, pretrained: str | None, device: str | torch.device = "cpu") -> FrozenClip:
+    """`load_clip` for a process that asks for the same one again and again: the stages of a run share it."""
+    return _load_clip(model, pretrained).to(device)
 
 
 def tokenizer_sha256(state: dict[str, torch.Tensor]) -> str:

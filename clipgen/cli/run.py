@@ -17,6 +17,7 @@ def main(cfg: Config) -> None:
     check(cfg)
 
     from clipgen.cli import stages
+    from clipgen.cli.latents import encode_latents
     from clipgen.cli.machine import describe, pick_device
     from clipgen.cli.prep import summary
     from clipgen.cli.results import evaluate_run, tell
@@ -52,18 +53,16 @@ def main(cfg: Config) -> None:
     record = stages.train_vqgan(cfg, out / "vqgan")
     seconds["vqgan"] = record.seconds
     start = time.perf_counter()
-    stages.encode_latents(cfg, replace=True)
+    encode_latents(cfg, replace=True)
     timed("encode", start)
     record = stages.train_transformer(cfg, out / "transformer")
     seconds["transformer"] = record.seconds
     start = time.perf_counter()
-    from data_prep.encode import STATISTICS
-
     pipeline = stages.export(
         cfg,
         stages.tokenizer_path(cfg),
         stages.transformer_checkpoint(out / "transformer"),
-        Path(cfg.latents) / STATISTICS,
+        Path(cfg.latents),
         out / "model",
     )
     pipeline = type(pipeline).from_pretrained(out / "model", device)

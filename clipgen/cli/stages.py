@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,11 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from clipgen.checkpoint import read_checkpoint, submodule
 from clipgen.cli.build import (
-    MakeEncoders,
     asdict_of,
+    load_clip_once,
     load_tokenizer,
     load_transformer,
     make_trainer,
@@ -23,11 +21,11 @@ from clipgen.cli.build import (
     tokenizer_settings,
     transformer_settings,
 )
+from clipgen.cli.latents import check_latents
 from clipgen.cli.machine import pick_device
 from clipgen.cli.record import Record, begin
-from clipgen.clip.frozen import FrozenClip, load_clip
+from clipgen.clip.frozen import FrozenClip
 from clipgen.clip.module import ClipModule, save_open_clip
-from clipgen.clip.texts import reference_texts
 from clipgen.config import Config
 from clipgen.data.manifest import Manifest
 from clipgen.data.module import CaptionedData, ImageData, LatentData
@@ -43,10 +41,10 @@ from clipgen.transformer.model import Transformer
 from clipgen.transformer.module import TransformerModule
 from clipgen.transformer.sampling import generate
 from data_prep.captions import read_captions
-from data_prep.encode import STATISTICS, encode
 from data_prep.executor import Executor
 from data_prep.pack import pack
 from data_prep.settings import PackSettings
+from data_prep.statistics import load_statistics
 
 PREVIEWS = 8  # pictures in a grid
 
@@ -55,14 +53,9 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-@lru_cache(1)
-def _load_clip(model: str, pretrained: str | None) -> FrozenClip:
-    return load_clip(model, pretrained)
-
-
 def clip_in_use(cfg: Config) -> FrozenClip:
-    """The frozen CLIP of the config, on the device in use; the stages of a run share one."""
-    return _load_clip(cfg.clip.model, cfg.clip.pretrained).to(pick_device(cfg.trainer.device))
+    """The frozen CLIP of the config, on the device in use."""
+    return load_clip_once(cfg.clip.model, cfg.clip.pretrained, pick_device(cfg.trainer.device))
 
 
 def prep(cfg: Config, replace: bool = False) -> Manifest:
@@ -133,33 +126,6 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
     return record
 
 
-def encode_latents(cfg: Config, replace: bool = False) -> Manifest:
-    """Image shards → latent shards, by the tokenizer and the CLIP in use."""
-    make = MakeEncoders(str(tokenizer_path(cfg)), cfg.clip.model, cfg.clip.pretrained, cfg.trainer.device)
-    texts, source = reference_texts(cfg.clip.model, cfg.clip.captions)
-    executor = Executor(**asdict_of(cfg.executor))
-    return encode(
-        cfg.shards, cfg.latents, make(), texts, source, cfg.encode.flip, cfg.encode.batch_size, replace, executor, make
-    )
-
-
-def check_latents(latents: Manifest, folder: str, path: Path, sha256: str, clip: FrozenClip) -> None:
-    """Refuse latents of another tokenizer or another CLIP than the ones in use."""
-    made = latents.made_by["tokenizer"]["sha256"]
-    if made != sha256:
-        raise UserError(
-            f"{folder}/manifest.json was made with tokenizer {made[:8]}… but {path} is {sha256[:8]}…; run "
-            f"`clipgen encode` again with replace=true, or point tokenizer.ckpt at the old one"
-        )
-    made = latents.made_by["clip"]["fingerprint"]
-    if made != clip.identity.fingerprint():
-        raise UserError(
-            f"{folder}/manifest.json was made with CLIP {latents.made_by['clip']['model']} ({made[:8]}…) but "
-            f"clip.model={clip.identity.model} is {clip.identity.fingerprint()[:8]}…; run `clipgen encode` again with "
-            f"replace=true, or set clip.model back"
-        )
-
-
 def train_transformer(cfg: Config, folder: Path) -> Record:
     """Stage 2: latent shards → `folder/best.ckpt`."""
     m = cfg.transformer
@@ -179,7 +145,7 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     if record.done:
         return record
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    statistics = load_file(Path(cfg.latents) / STATISTICS)
+    statistics = load_statistics(cfg.latents)
     transformer = Transformer(**model)
     if m.ckpt:
         transformer.load_state_dict(submodule(read_checkpoint(m.ckpt, "transformer"), "transformer"))
@@ -279,13 +245,13 @@ def transformer_checkpoint(folder: Path) -> Path:
     return best if best.exists() else folder / "last.ckpt"
 
 
-def export(cfg, tokenizer: Path, transformer: Path, statistics: Path, out: Path) -> ClipGen:
+def export(cfg, tokenizer: Path, transformer: Path, latents: Path, out: Path) -> ClipGen:
     """A folder that needs nothing else: safetensors, config, model card, and the CLIP where it is a local one."""
-    clip = _load_clip(cfg.clip.model, cfg.clip.pretrained)
+    clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
     vqgan, vqgan_settings, _ = load_tokenizer(tokenizer)
     model, model_settings = load_transformer(transformer)
     pipeline = ClipGen(
-        vqgan, model, clip, load_file(statistics), asdict_of(cfg.sampling),
+        vqgan, model, clip, load_statistics(latents), asdict_of(cfg.sampling),
         {"tokenizer": vqgan_settings, "transformer": model_settings},
     )  # fmt: skip
     pipeline.save_pretrained(out)

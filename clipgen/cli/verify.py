@@ -1,14 +1,73 @@
 """`clipgen verify`: every shard read again against its manifest; exit status 1 when something is broken."""
 
+from pathlib import Path
+
 from clipgen.config import VerifyConfig
+from clipgen.errors import UserError
 
 
 def main(cfg: VerifyConfig) -> None:
     from data_prep.verify import verify
 
-    problems = verify(cfg.shards, cfg.images)
-    for problem in problems:
-        print(problem)
-    print(f"verify: {cfg.shards} " + (f"has {len(problems)} problems" if problems else "is as its manifest says"))
-    if problems:
+    shards, latents, images = folders(cfg)
+    told = 0
+    for folder, of in ((shards, None), (latents, shards)):
+        if folder is None:
+            continue
+        problems = verify(folder, of)
+        for problem in problems:
+            print(problem)
+        if problems and cfg.repair:
+            broken = {problem.file for problem in problems if problem.file is not None}
+            _repair(cfg, folder, of, images, broken)
+            print(f"verify: made again in {folder}: {', '.join(sorted(broken)) or 'nothing'}")
+            problems = verify(folder, of)
+            for problem in problems:
+                print(problem)
+        verdict = f"has {len(problems)} problem{'s' * (len(problems) > 1)}" if problems else "is as its manifest says"
+        print(f"verify: {folder} {verdict}")
+        told += len(problems)
+    if told:
         raise SystemExit(1)
+
+
+def folders(cfg: VerifyConfig) -> tuple[str | None, str | None, str | None]:
+    """(image shards, latents, source images), whichever of them were given, and under whichever name."""
+    from clipgen.data.manifest import Manifest
+
+    shards, latents, images = cfg.shards, cfg.latents, cfg.images
+    if shards is None and latents is None:
+        raise UserError("shards is not set; type shards=FOLDER, latents=FOLDER, or both")
+    if shards is not None and Manifest.load(shards).kind == "latents":  # the older `shards=LATENTS images=SHARDS`
+        if latents is not None:
+            raise UserError(f"shards={shards} holds latents, as latents={latents} does; take shards= for images")
+        shards, latents, images = images, shards, None
+    if latents is not None:
+        Manifest.load(latents, "latents")
+    return shards, latents, images
+
+
+def _repair(cfg: VerifyConfig, folder: str, of: str | None, images: str | None, broken: set[str]) -> None:
+    from clipgen.cli.machine import cores
+    from clipgen.data.manifest import Manifest
+    from data_prep.captions import read_captions, sidecar_captions
+    from data_prep.repair import repair_images
+
+    if Manifest.load(folder).kind == "images":
+        if images is None:
+            raise UserError(f"images is not set; type images=FOLDER, the images that {folder} was packed from")
+        captions = None
+        if cfg.captions is not None:
+            captions = sidecar_captions(images) if cfg.captions == "sidecar" else read_captions(cfg.captions)
+        repair_images(folder, broken, images, captions, cores())
+        return
+    if of is None:
+        raise UserError(f"shards is not set; type shards=FOLDER, the image shards that {folder} was made of")
+    from clipgen.cli.latents import encode_again
+
+    encode_again(of, folder, tokenizer_beside(cfg.tokenizer.ckpt, folder), cfg.device, broken)
+
+
+def tokenizer_beside(ckpt: str | None, latents: str) -> Path:
+    """The checkpoint of stage 1 that is named, else that of the run which `latents` is part of."""
+    return Path(ckpt) if ckpt else Path(latents).resolve().parent / "vqgan" / "last.ckpt"

@@ -368,6 +368,43 @@ def test_verify_finds_a_flipped_byte(clipgen, copy):
     assert broken.status == 1 and str(shard) in broken.said and "Traceback" not in broken.said + broken.error
 
 
+@pytest.mark.parametrize("part, name", [("latents", "train-000000.tar"), ("shards", "val-000000.tar")])
+def test_verify_makes_again_just_what_is_broken(clipgen, pictures, copy, part, name):
+    shard = copy / part / name
+    before = {path: path.read_bytes() for path in (copy / part).iterdir()}
+    shard.write_bytes(shard.read_bytes()[:-700])
+    words = ("verify", f"shards={copy / 'shards'}", f"latents={copy / 'latents'}", f"images={pictures}")
+    assert clipgen(*words).status == 1 and shard.read_bytes() != before[shard]
+    mended = clipgen(*words, "repair=true", "device=cpu")
+    assert mended.status == 0 and f"made again in {copy / part}: {name}" in mended.said, mended
+    assert {path: path.read_bytes() for path in (copy / part).iterdir()} == before
+
+
+def test_browse_shows_latents_beside_their_originals(clipgen, one_line, copy, tmp_path):
+    out = tmp_path / "sheet.html"
+    words = ("browse", f"latents={copy / 'latents'}", f"shards={copy / 'shards'}", f"out={out}", "n=6", "device=cpu")
+    assert "6 samples" in clipgen(*words).said
+    assert out.read_text().count("<img ") == 12
+    other = copy / "vqgan" / "best.ckpt"
+    assert "were made with tokenizer" in one_line(clipgen(*words, f"tokenizer.ckpt={other}")) or not other.exists()
+    assert "shards is not set" in one_line(clipgen("browse"))
+
+
+def test_encode_names_the_setting_that_changed(clipgen, one_line, copy, tiny):
+    line = one_line(clipgen("encode", f"out={copy}", "encode.crops=10", *tiny))
+    assert "encode.crops 1 → 10" in line and "replace=true" in line
+    assert "encode.crops=3" in one_line(clipgen("encode", f"out={copy}", "encode.crops=3", *tiny))
+
+
+def test_a_changed_text_mean_stops_the_training_in_one_line(clipgen, one_line, tiny, copy):
+    statistics = copy / "latents" / "statistics.safetensors"
+    data = bytearray(statistics.read_bytes())
+    data[-1] ^= 1
+    statistics.write_bytes(data)
+    shutil.rmtree(copy / "transformer")
+    assert str(statistics) in one_line(clipgen("train", "stage=transformer", f"out={copy}", *tiny))
+
+
 def test_a_broken_shard_stops_the_training_in_one_line(clipgen, one_line, tiny, copy):
     shard = copy / "latents" / "train-000000.tar"
     shard.write_bytes(shard.read_bytes()[:-1024])

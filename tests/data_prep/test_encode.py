@@ -1,7 +1,10 @@
 """Latents are what the networks give for each picture, under its key; a killed run continues to the same bytes."""
 
+import errno
 import json
 import re
+import resource
+import shutil
 from dataclasses import replace as changed
 from pathlib import Path
 
@@ -15,13 +18,16 @@ from clipgen.clip.frozen import load_clip
 from clipgen.data.batches import read_latent
 from clipgen.data.manifest import FILE_NAME, Manifest
 from clipgen.data.sample import decode_captions, decode_image, decode_npy
-from clipgen.data.shards import ShardSet, TarIndex
-from clipgen.data.transforms import center_crop, to_model_range
+from clipgen.data.shards import ShardSet, TarIndex, write_shard
+from clipgen.data.transforms import center_crop_resize, to_model_range
 from clipgen.errors import UserError
 from clipgen.tokenizer.vqgan import VQGAN
-from data_prep.encode import STATISTICS, Encoders, encode
+from data_prep.crops import crops_of
+from data_prep.encode import Encoders, encode
 from data_prep.pack import pack
+from data_prep.precision import agreement, holds
 from data_prep.settings import PackSettings
+from data_prep.statistics import STATISTICS, load_statistics
 from data_prep.verify import verify
 
 SIZE = 8  # of the crops; the pictures of `image_folder` are 12×10
@@ -64,8 +70,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def pictures(folder: Path, split: str) -> torch.Tensor:
     """The centre crops of a split in [-1, 1]."""
-    crops = [center_crop(decode_image(sample["png"]), SIZE) for sample in ShardSet(folder, split)]
-    return to_model_range(torch.from_numpy(np.stack(crops)))
+    whole = (Image.fromarray(decode_image(sample["png"])) for sample in ShardSet(folder, split))
+    return to_model_range(torch.from_numpy(np.stack([center_crop_resize(image, SIZE) for image in whole])))
 
 
 def embeddings(folder: Path, split: str, column: int = 0) -> torch.Tensor:
@@ -114,8 +120,10 @@ def test_the_manifest_says_who_made_them(image_folder, latents, encoders):
     made_by = manifest.made_by
     assert made_by["tokenizer"] == encoders.identity["tokenizer"] and made_by["clip"] == encoders.identity["clip"]
     assert made_by["images"] == Manifest.load(image_folder).content
-    assert made_by["encode"] == {"image_size": SIZE, "flip": False}
-    assert manifest.facts == {"texts": 4, "texts_from": "the test", "crops": 1}
+    assert made_by["encode"] == {"image_size": SIZE, "crops": 1, "precision": "fp32"}
+    facts = manifest.facts
+    assert (facts["texts"], facts["texts_from"], facts["crops"]) == (4, "the test", 1)
+    assert facts["sources"] == {shard.name: shard.sha256 for shard in Manifest.load(image_folder).shards}
 
 
 def test_the_batch_size_changes_nothing_but_the_speed(image_folder, latents, encoders, tmp_path):
@@ -129,8 +137,8 @@ def test_the_batch_size_changes_nothing_but_the_speed(image_folder, latents, enc
 
 
 def test_a_flip_is_a_second_crop(image_folder, latents, encoders, vqgan, clip, tmp_path):
-    manifest = encode(image_folder, tmp_path, encoders, TEXTS, "the test", flip=True)
-    assert manifest.facts["crops"] == 2 and manifest.made_by["encode"]["flip"] is True
+    manifest = encode(image_folder, tmp_path, encoders, TEXTS, "the test", crops=2)
+    assert manifest.facts["crops"] == 2 and manifest.made_by["encode"]["crops"] == 2
     flipped_BCHW = pictures(image_folder, "val").flip(-1)
     shards = ShardSet(tmp_path, "val")
     with torch.no_grad():
@@ -236,13 +244,13 @@ def test_other_images_another_crop_and_other_texts_are_noticed(image_folder, mak
     latents, images = tmp_path / "latents", tmp_path / "images"
     make_images(images, n_train=4, n_val=2)
     encode(images, latents, encoders, TEXTS, "the test")
-    for shards, changes, texts, flip in (
-        (image_folder, encoders, TEXTS, False),
-        (images, encoders, TEXTS, True),
-        (images, encoders, TEXTS[:2], False),
+    for shards, changes, texts, crops in (
+        (image_folder, encoders, TEXTS, 1),
+        (images, encoders, TEXTS, 2),
+        (images, encoders, TEXTS[:2], 1),
     ):
-        with pytest.raises(UserError, match="was made otherwise"):
-            encode(shards, latents, changes, texts, "the test", flip)
+        with pytest.raises(UserError, match=r"was made (otherwise|of another)"):
+            encode(shards, latents, changes, texts, "the test", crops)
     manifest = encode(image_folder, latents, encoders, TEXTS, "the test", replace=True)
     assert {path.name for path in latents.glob("*.tar")} == {shard.name for shard in manifest.shards}
 
@@ -260,7 +268,7 @@ def test_a_broken_image_shard_is_named_and_leaves_no_latents(make_images, encode
     place = re.search(rb"\x89PNG", data).start()
     data[place : place + 64] = bytes(64)
     shard.write_bytes(data)
-    with pytest.raises(UserError, match=r"train-000001\.tar has sha256 \w+…, but the manifest says"):
+    with pytest.raises(UserError, match=r"train-000001\.tar has sha256 .* but the manifest says"):
         encode(tmp_path / "images", tmp_path / "latents", encoders, TEXTS, "the test")
     assert not Manifest.exists(tmp_path / "latents")
     assert [path.name for path in (tmp_path / "latents").glob("*.tar")] == ["train-000000.tar"]
@@ -268,3 +276,160 @@ def test_a_broken_image_shard_is_named_and_leaves_no_latents(make_images, encode
     with pytest.raises(UserError, match=r"train-000001\.tar is missing"):
         encode(tmp_path / "images", tmp_path / "other", encoders, TEXTS, "the test")
     assert not (tmp_path / "other").exists()
+
+
+def grown(make_images, folder: Path, n_train: int) -> Manifest:
+    """Image shards with more pictures than before, in shards of their own: those of before keep their bytes."""
+    return make_images(folder, n_train=n_train, n_val=2, split_at=4)
+
+
+def test_added_images_are_encoded_and_nothing_else(make_images, encoders, tmp_path):
+    images, latents = tmp_path / "images", tmp_path / "latents"
+    grown(make_images, images, 8)
+    encode(images, latents, encoders, TEXTS, "the test")
+    before = {path.name: (path.read_bytes(), path.stat().st_ino) for path in latents.glob("*.tar")}
+    grown(make_images, images, 12)
+    counted = Counted(encoders.tokens)
+    manifest = encode(images, latents, changed(encoders, tokens=counted), TEXTS, "the test")
+    assert counted.batches == 1 and manifest.samples("train") == 12
+    assert {name: ((latents / name).read_bytes(), (latents / name).stat().st_ino) for name in before} == before
+    assert verify(latents, images) == [] and load_file(latents / STATISTICS)["image_count"] == 12
+    encode(images, tmp_path / "at-once", encoders, TEXTS, "the test")
+    assert contents(latents) == contents(tmp_path / "at-once")
+
+
+def test_latents_stay_usable_while_added_images_are_encoded(make_images, encoders, tmp_path):
+    images, latents = tmp_path / "images", tmp_path / "latents"
+    grown(make_images, images, 8)
+    encode(images, latents, encoders, TEXTS, "the test")
+    before = contents(latents)
+    grown(make_images, images, 16)
+    with pytest.raises(KeyboardInterrupt):
+        encode(images, latents, changed(encoders, tokens=Counted(encoders.tokens, 2)), TEXTS, "the test")
+    assert contents(latents).items() >= before.items() and verify(latents)[0].text.startswith("shard")
+    going_on = Counted(encoders.tokens)
+    encode(images, latents, changed(encoders, tokens=going_on), TEXTS, "the test")
+    assert going_on.batches == 1 and verify(latents, images) == []
+
+
+def test_a_stale_latent_is_named_and_only_it_is_made_again(make_images, encoders, tmp_path):
+    images, latents = tmp_path / "images", tmp_path / "latents"
+    grown(make_images, images, 8)
+    encode(images, latents, encoders, TEXTS, "the test")
+    manifest = Manifest.load(images)
+    samples = [dict(sample) for sample in TarIndex(images / "train-000001.tar")]
+    samples[0]["png"] = samples[1]["png"]
+    manifest.shards[1] = write_shard(images / "train-000001.tar", samples)
+    manifest.save(images)
+    with pytest.raises(UserError, match=r"train-000001\.tar was made of another train-000001\.tar than shards="):
+        encode(images, latents, encoders, TEXTS, "the test")
+    assert [problem.file for problem in verify(latents, images)] == ["train-000001.tar"]
+    counted = Counted(encoders.tokens)
+    encode(images, latents, changed(encoders, tokens=counted), TEXTS, "the test", replace=True)
+    assert counted.batches == 1 and verify(latents, images) == []
+
+
+@pytest.mark.parametrize("name", ["train-000001.tar", STATISTICS])
+def test_what_was_damaged_is_made_again_alone(image_folder, latents, encoders, tmp_path, name):
+    copy = Path(shutil.copytree(latents, tmp_path / "copy"))
+    data = bytearray((copy / name).read_bytes())
+    data[-1 if name == STATISTICS else 600] ^= 1
+    (copy / name).write_bytes(data)
+    assert [problem.file for problem in verify(copy)] == [name]
+    counted = Counted(encoders.tokens)
+    again = changed(encoders, tokens=counted)
+    encode(image_folder, copy, again, TEXTS, "the test", batch_size=3, replace=True, redo={name})
+    assert counted.batches == (0 if name == STATISTICS else 3) and contents(copy) == contents(latents)
+
+
+def test_changed_statistics_stop_whoever_reads_them(latents, tmp_path):
+    copy = Path(shutil.copytree(latents, tmp_path / "copy"))
+    assert load_statistics(copy)["image_count"] == 20
+    data = bytearray((copy / STATISTICS).read_bytes())
+    data[-1] ^= 1
+    (copy / STATISTICS).write_bytes(data)
+    with pytest.raises(UserError, match=r"statistics\.safetensors is not the one"):
+        load_statistics(copy)
+
+
+def test_other_texts_make_other_statistics_but_no_latents(image_folder, latents, encoders, tmp_path):
+    copy, counted = Path(shutil.copytree(latents, tmp_path / "copy")), Counted(encoders.tokens)
+    encode(image_folder, copy, changed(encoders, tokens=counted), TEXTS[:2], "the test", replace=True)
+    assert counted.batches == 0 and load_statistics(copy)["text_count"] == 2
+
+
+def test_captions_are_the_texts_where_there_are_enough(encoders, clip, tmp_path, monkeypatch):
+    captions = {}
+    for i in range(3):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("RGB", (16, 16), (60 * i, 0, 0)).save(tmp_path / "images" / f"{i}.png")
+        captions[f"{i}.png"] = [TEXTS[i]]
+    pack(tmp_path / "images", tmp_path / "shards", PackSettings(min_size=8, val_fraction=0), captions=captions)
+    few = encode(tmp_path / "shards", tmp_path / "few", encoders, TEXTS, "the test")
+    assert (few.facts["texts"], few.facts["texts_from"]) == (4, "the test")
+    monkeypatch.setattr("data_prep.statistics.ENOUGH_CAPTIONS", 3)
+    enough = encode(tmp_path / "shards", tmp_path / "enough", encoders, TEXTS, "the test")
+    assert (enough.facts["texts"], enough.facts["texts_from"]) == (3, "captions of the images")
+    mean_E = clip.encode_text(TEXTS[:3]).mean(0)
+    np.testing.assert_allclose(load_statistics(tmp_path / "enough")["text_mean"], mean_E, atol=1e-3)
+
+
+def test_ten_crops_are_those_of_crops_of(image_folder, encoders, vqgan, clip, tmp_path):
+    encode(image_folder, tmp_path, encoders, TEXTS, "the test", crops=10, batch_size=30, workers=2)
+    images, shards = ShardSet(image_folder, "val"), ShardSet(tmp_path, "val")
+    for i in range(len(shards)):
+        crops_CSS3 = crops_of(decode_image(images[i]["png"]), SIZE, 10)
+        image_CCHW = to_model_range(torch.from_numpy(crops_CSS3))
+        tokens_Chw, clip_CE = read_latent(shards, i)
+        assert tokens_Chw.shape == (10, 4, 4)
+        with torch.no_grad():
+            assert np.array_equal(tokens_Chw, vqgan.encode(image_CCHW).numpy())
+        np.testing.assert_allclose(clip_CE, clip.encode_image(image_CCHW).numpy(), atol=1e-3)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_the_number_of_workers_changes_no_byte(image_folder, latents, encoders, tmp_path, workers):
+    encode(image_folder, tmp_path, encoders, TEXTS, "the test", batch_size=3, workers=workers)
+    assert contents(tmp_path) == contents(latents)
+
+
+def test_tars_of_something_else_are_not_written_over(image_folder, encoders, tmp_path):
+    (tmp_path / "train-000000.tar").write_bytes(b"precious")
+    with pytest.raises(UserError, match=r"holds train-000000\.tar but no manifest"):
+        encode(image_folder, tmp_path, encoders, TEXTS, "the test")
+    assert contents(tmp_path) == {"train-000000.tar": b"precious"}
+    with pytest.raises(UserError, match="holds images, but latents are needed here"):
+        encode(image_folder, image_folder, encoders, TEXTS, "the test")
+
+
+@pytest.mark.parametrize("error, says", [(errno.ENOSPC, "the disk is full"), (errno.EACCES, "no permission to write")])
+def test_a_full_disk_and_a_missing_permission_are_told(image_folder, latents, encoders, tmp_path, error, says):
+    def write(self, data):
+        raise OSError(error, "as the system says it")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clipgen.data.shards._Digest.write", write)
+        with pytest.raises(UserError, match=rf"train-000000\.tar: {says}"):
+            encode(image_folder, tmp_path, encoders, TEXTS, "the test", batch_size=3)
+    assert not list(tmp_path.glob("*.tar")) and not Manifest.exists(tmp_path)
+    encode(image_folder, tmp_path, encoders, TEXTS, "the test", batch_size=3)
+    assert contents(tmp_path) == contents(latents)
+
+
+def test_a_disk_that_takes_no_more_is_told_and_the_run_goes_on(image_folder, latents, encoders, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, hard))  # enough for the first notes, not for a shard
+    try:
+        with pytest.raises(UserError, match=r"train-000000\.tar: .*disk"):
+            encode(image_folder, tmp_path, encoders, TEXTS, "the test", batch_size=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    encode(image_folder, tmp_path, encoders, TEXTS, "the test", batch_size=3)
+    assert contents(tmp_path) == contents(latents)
+
+
+def test_bf16_is_measured_against_float32(image_folder, encoders):
+    assert agreement(image_folder, encoders, encoders) == (1.0, pytest.approx(1.0))
+    shifted = changed(encoders, tokens=lambda image_BCHW: encoders.tokens(image_BCHW) + 1)
+    assert agreement(image_folder, encoders, shifted)[0] == 0.0
+    assert holds(0.996, 0.9999) and not holds(0.994, 0.9999) and not holds(0.996, 0.99)

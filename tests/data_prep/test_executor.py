@@ -18,7 +18,7 @@ SCRIPT = """
 import os, sys
 from pathlib import Path
 import data_prep.encode, data_prep.pack
-from clipgen.cli.build import MakeEncoders
+from clipgen.cli.latents import MakeEncoders
 from clipgen.errors import UserError
 from data_prep.executor import Executor
 
@@ -41,10 +41,10 @@ def dying(name):
 
 if __name__ == "__main__":
     if DIES:  # a worker imports the whole ones
-        data_prep.pack._make_chunk = dying("data_prep.pack._make_chunk")
+        data_prep.pack.make_chunk = dying("data_prep.pack.make_chunk")
         data_prep.encode.encode_one = dying("data_prep.encode.encode_one")
     executor = Executor(kind, "local", tasks=2, logs=str(folder / "logs"))
-    make = MakeEncoders(str(folder / "vqgan.ckpt"), "local-dir:" + clip, None, "cpu")
+    make = MakeEncoders(str(folder / "vqgan.ckpt"), "local-dir:" + clip, None, "cpu", "fp32")
     os.chdir(folder)  # relative paths mean the same to all
     for _ in range(3):
         try:
@@ -108,7 +108,7 @@ def test_ray_gives_the_same_bytes_though_a_worker_is_killed_in_each_step(inputs,
     files, said = made("ray", inputs, tiny_clip_folder, dies=True)
     assert files == local and "run the same command" not in said  # Ray itself runs the task again, and says so
     assert {path.name for path in inputs.glob("died-in-*")} == {
-        "died-in-data_prep.pack._make_chunk",
+        "died-in-data_prep.pack.make_chunk",
         "died-in-data_prep.encode.encode_one",
     }
 

@@ -28,7 +28,7 @@ def test_a_flipped_byte_is_found(tmp_path, make_images):
     data[600] ^= 1
     path.write_bytes(data)
     (problem,) = verify(tmp_path)
-    assert "train-000002.tar has sha256" in problem
+    assert problem.file == "train-000002.tar" and "train-000002.tar has sha256" in problem.text
 
 
 def test_a_missing_shard_does_not_hide_the_others(tmp_path, make_images):
@@ -42,21 +42,21 @@ def test_an_image_that_does_not_decode_is_found(tmp_path, make_images):
     make_images(tmp_path)
     rewrite(tmp_path, lambda samples: samples[3].update(png=samples[3]["png"][:40]))
     (problem,) = verify(tmp_path)
-    assert "train-000000.tar: sample 000000003 is not a readable image" in problem
+    assert "train-000000.tar: sample 000000003 is not a readable image" in problem.text
 
 
 def test_keys_that_do_not_rise_are_found(tmp_path, make_images):
     make_images(tmp_path)
     rewrite(tmp_path, lambda samples: samples.insert(0, samples.pop(5)))
-    assert any("sample 000000000 comes after 000000005" in problem for problem in verify(tmp_path))
+    assert any("sample 000000000 comes after 000000005" in problem.text for problem in verify(tmp_path))
 
 
 def test_latents_that_differ_are_found(tmp_path, make_latents):
     make_latents(tmp_path)
     rewrite(tmp_path, lambda samples: samples[2].update({"tokens.npy": encode_npy(np.zeros((2, 3, 3), np.uint16))}))
-    assert any("sample 000000002 has tokens (2, 3, 3)" in problem for problem in verify(tmp_path))
+    assert any("sample 000000002 has tokens (2, 3, 3)" in problem.text for problem in verify(tmp_path))
     rewrite(tmp_path, lambda samples: samples[2].pop("tokens.npy"))
-    assert any("sample 000000002 has no tokens.npy" in problem for problem in verify(tmp_path))
+    assert any("sample 000000002 has no tokens.npy" in problem.text for problem in verify(tmp_path))
 
 
 def test_latents_are_compared_with_their_images(tmp_path, make_images, make_latents):
@@ -64,4 +64,4 @@ def test_latents_are_compared_with_their_images(tmp_path, make_images, make_late
     make_latents(tmp_path / "latents", n_train=20)
     assert verify(tmp_path / "latents", tmp_path / "images") == []
     make_latents(tmp_path / "latents", n_train=21)
-    assert any("other keys" in problem for problem in verify(tmp_path / "latents", tmp_path / "images"))
+    assert any("other keys" in problem.text for problem in verify(tmp_path / "latents", tmp_path / "images"))

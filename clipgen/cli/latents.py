@@ -1,0 +1,136 @@
+"""The tokenizer and the CLIP in use as what makes latents, and latents held against them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipgen.cli.build import asdict_of, load_clip_once, load_tokenizer, tokenizer_path
+from clipgen.cli.machine import cores, pick_device
+from clipgen.clip.frozen import FrozenClip
+from clipgen.clip.texts import reference_texts
+from clipgen.config import Config
+from clipgen.data.atomic import fingerprint
+from clipgen.data.manifest import Manifest
+from clipgen.errors import UserError
+from data_prep.encode import Encoders, encode
+from data_prep.executor import Executor
+from data_prep.precision import agreement, holds
+
+
+def encode_latents(cfg: Config, replace: bool = False) -> Manifest:
+    """Image shards → latent shards, by the tokenizer and the CLIP in use."""
+    e = cfg.encode
+    make = networks(tokenizer_path(cfg), cfg.clip.model, cfg.clip.pretrained, pick_device(cfg.trainer.device))
+    crops, batch_size = max(e.crops, 1 + e.flip), e.batch_size
+    encoders = make(e.precision) if e.precision != "auto" else _faster(cfg, make, batch_size)
+    texts, source = reference_texts(cfg.clip.model, cfg.clip.captions)
+    there = MakeEncoders(
+        str(tokenizer_path(cfg)), cfg.clip.model, cfg.clip.pretrained, cfg.trainer.device, encoders.precision
+    )
+    return encode(
+        cfg.shards, cfg.latents, encoders, texts, source, crops, batch_size, e.workers or cores(), replace,
+        executor=Executor(**asdict_of(cfg.executor)), make_encoders=there,
+    )  # fmt: skip
+
+
+def encode_again(shards: str, latents: str, tokenizer: Path, device: str, broken: set[str]) -> Manifest:
+    """Make the `broken` files of finished latents again, as their manifest says that they were made."""
+    manifest = Manifest.load(latents, "latents")
+    clip = manifest.made_by["clip"]
+    encoded = manifest.made_by.get("encode", {})
+    if "crops" not in encoded:
+        raise UserError(f"latents={latents} are of an earlier version; run `clipgen encode` again with replace=true")
+    make = networks(tokenizer, clip["model"], clip["pretrained"], pick_device(device))
+    encoders = make(encoded["precision"])
+    if encoders.identity["tokenizer"] != manifest.made_by["tokenizer"]:
+        raise UserError(
+            f"{tokenizer} is not the tokenizer that made latents={latents}; give that one as tokenizer.ckpt=FILE"
+        )
+    given = manifest.facts["texts_from"]
+    texts, source = reference_texts(clip["model"], given if Path(given).is_file() else None)
+    if fingerprint(texts) != manifest.made_by["texts"]:
+        raise UserError(
+            f"latents={latents} have a text mean from {given}, which are others now; run `clipgen encode` with "
+            "replace=true"
+        )
+    return encode(
+        shards, latents, encoders, texts, source, encoded["crops"], workers=cores(), replace=True, redo=broken
+    )
+
+
+@dataclass(frozen=True)
+class MakeEncoders:
+    """Makes what `encode` needs from a tokenizer's checkpoint and the name of a CLIP, in any process."""
+
+    tokenizer: str
+    clip: str
+    pretrained: str | None
+    device: str
+    precision: str
+
+    def __call__(self) -> Encoders:
+        return networks(Path(self.tokenizer), self.clip, self.pretrained, pick_device(self.device))(self.precision)
+
+
+def networks(tokenizer: Path, clip_model: str, pretrained: str | None, device: torch.device):
+    """precision → Encoders of a checkpoint of stage 1 and a CLIP."""
+    vqgan, settings, sha256 = load_tokenizer(tokenizer)
+    clip = load_clip_once(clip_model, pretrained, device)
+    vqgan.to(device)
+    identity = {
+        "tokenizer": {"sha256": sha256, "codebook_size": settings["codebook_size"]},
+        "clip": {**clip.identity.describe(), "fingerprint": clip.identity.fingerprint()},
+    }
+
+    def make(precision: str) -> Encoders:
+        def faster():
+            return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+        @torch.no_grad()
+        def tokens(image_BCHW):
+            with faster():
+                return vqgan.encode(image_BCHW.contiguous(memory_format=torch.channels_last))
+
+        def image(image_BCHW):
+            with faster():
+                return clip.encode_image(image_BCHW)
+
+        return Encoders(settings["image_size"], tokens, image, clip.encode_text, device, identity, precision)
+
+    return make
+
+
+def _faster(cfg: Config, make, batch_size: int) -> Encoders:
+    """bf16 where it holds on the first pictures; latents that are there already go on as they were begun."""
+    exact = make("fp32")
+    if Manifest.exists(cfg.latents):
+        made: dict[str, Any] = Manifest.load(cfg.latents, "latents").made_by
+        if exact.identity.items() <= made.items() and "precision" in made["encode"]:
+            return make(made["encode"]["precision"])
+    tokens, cosine = agreement(cfg.shards, exact, make("bf16"), batch_size)
+    chosen = "bf16" if holds(tokens, cosine) else "fp32"
+    print(
+        f"  encode.precision={chosen}  (in bf16 {tokens:.2%} of the tokens of the first pictures stay the same, the "
+        f"cosine of the embeddings is at least {cosine:.4f})",
+        flush=True,
+    )
+    return make(chosen)
+
+
+def check_latents(latents: Manifest, folder: str, path: Path, sha256: str, clip: FrozenClip) -> None:
+    """Refuse latents of another tokenizer or another CLIP than the ones in use."""
+    made = latents.made_by["tokenizer"]["sha256"]
+    if made != sha256:
+        raise UserError(
+            f"{folder}/manifest.json was made with tokenizer {made[:8]}… but {path} is {sha256[:8]}…; run "
+            f"`clipgen encode` again with replace=true, or point tokenizer.ckpt at the old one"
+        )
+    made = latents.made_by["clip"]["fingerprint"]
+    if made != clip.identity.fingerprint():
+        raise UserError(
+            f"{folder}/manifest.json was made with CLIP {latents.made_by['clip']['model']} ({made[:8]}…) but "
+            f"clip.model={clip.identity.model} is {clip.identity.fingerprint()[:8]}…; run `clipgen encode` again with "
+            f"replace=true, or set clip.model back"
+        )

@@ -1,0 +1,183 @@
+"""A contact sheet of shards: what is in here? For latents, each image beside what the tokenizer makes of its tokens.
+
+B tiles, h w token grid, H W pixels
+"""
+
+import base64
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from clipgen.data.atomic import replacing
+from clipgen.data.batches import read_latent
+from clipgen.data.manifest import Manifest
+from clipgen.data.sample import decode_captions, decode_image, image_bytes
+from clipgen.data.shards import ShardSet
+from clipgen.data.transforms import to_uint8
+from clipgen.errors import UserError
+from clipgen.picture import GAP, shorten
+from data_prep.crops import crops_of
+from data_prep.encode import stale_shards
+
+Decoder = Callable[[Tensor], Tensor]  # tokens (B, h, w) → images (B, 3, H, W) in [-1, 1]
+
+SUFFIXES = (".html", ".png")
+CELL = 128  # pixels of a picture's longer side
+_COLUMNS = 1200  # pixels of a sheet, about
+_DECODED_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A sample as it is shown: one picture, or the original and its reconstruction."""
+
+    key: str
+    pictures: list[np.ndarray]  # uint8 (H, W, 3)
+    words: str  # its captions, else where it came from
+
+
+def browse(
+    folder: str | Path,
+    out: str | Path,
+    images: str | Path | None = None,
+    decode: Decoder | None = None,
+    n: int = 60,
+    split: str = "train",
+) -> int:
+    """Write `n` samples, evenly from a split, as one .html or .png that needs no other file; how many it shows.
+
+    Latents need `decode`; with the `images` they were made of, the original stands at the left. Raises UserError for
+    another suffix, an empty split, and latents that were made of other images.
+    """
+    out = Path(out)
+    if out.suffix not in SUFFIXES:
+        raise UserError(f"out={out} ends neither in .html nor in .png; the ending decides what is written")
+    manifest = Manifest.load(folder)
+    samples = ShardSet(folder, split, manifest)
+    if not len(samples):
+        splits = sorted({shard.split for shard in manifest.shards})
+        raise UserError(f"{folder} has no sample of split={split}; take {' or '.join(splits)}")
+    rows = sorted({int(row) for row in np.linspace(0, len(samples) - 1, min(n, len(samples)))})
+    if manifest.kind == "images":
+        tiles = [_image_tile(samples, row) for row in rows]
+    else:
+        assert decode is not None, "latents are looked at through a decoder"
+        tiles = _latent_tiles(samples, rows, decode, None if images is None else _originals(samples, images))
+    with replacing(out) as temporary:
+        if out.suffix == ".html":
+            temporary.write_text(_page(Path(folder), manifest, split, tiles), encoding="utf-8")
+        else:
+            _sheet(Path(folder), manifest, split, tiles).save(temporary, "png")
+    return len(tiles)
+
+
+def _image_tile(images: ShardSet, row: int) -> Tile:
+    where, sample = images.where(row), images[row]
+    return Tile(sample["__key__"], [decode_image(image_bytes(sample, where), where)], _words(sample))
+
+
+def _originals(latents: ShardSet, images: str | Path) -> ShardSet:
+    sources = Manifest.load(images, "images")
+    if stale := stale_shards(latents.manifest, sources):
+        raise UserError(
+            f"{latents.folder / stale[0]} was made of another {stale[0]} than shards={images} has; give the shards "
+            "that it was made of, or encode these again"
+        )
+    return ShardSet(images, latents.split, sources)
+
+
+def _latent_tiles(latents: ShardSet, rows: Sequence[int], decode: Decoder, images: ShardSet | None) -> list[Tile]:
+    tiles = []
+    for first in range(0, len(rows), _DECODED_AT_ONCE):
+        some = rows[first : first + _DECODED_AT_ONCE]
+        tokens_Bhw = torch.from_numpy(np.stack([read_latent(latents, row)[0][0] for row in some]).astype(np.int64))
+        for row, made_HWC in zip(some, to_uint8(decode(tokens_Bhw)).cpu().numpy(), strict=True):
+            sample = latents[row]
+            pictures = [made_HWC]
+            if images is not None:
+                original_HWC = _image_tile(images, row).pictures[0]
+                crops = latents.manifest.made_by["encode"]["crops"]
+                pictures.insert(0, crops_of(original_HWC, made_HWC.shape[0], crops)[0])
+            tiles.append(Tile(sample["__key__"], pictures, _words(sample)))
+    return tiles
+
+
+def _words(sample: dict) -> str:
+    return " / ".join(decode_captions(sample)) or str(json.loads(sample.get("json", b"{}")).get("source", ""))
+
+
+def _about(folder: Path, manifest: Manifest, split: str, shown: int) -> list[str]:
+    """The lines above the tiles: counts, and who made it."""
+    splits = list(dict.fromkeys(shard.split for shard in manifest.shards))
+    held = ", ".join(f"{manifest.samples(name):,} in {name}" for name in splits)
+    size = sum(shard.bytes for shard in manifest.shards) / 1e6
+    counts = [f"{manifest.kind}: {held}", f"{len(manifest.shards)} shards, {size:,.1f} MB", f"{shown} of {split} shown"]
+    plain = {name: value for name, value in manifest.facts.items() if isinstance(value, int | float)}
+    if manifest.kind == "latents":
+        plain |= {"codebook": manifest.made_by["tokenizer"]["codebook_size"], "clip": manifest.made_by["clip"]["model"]}
+    counts += [f"{name.replace('_', ' ')} {value}" for name, value in plain.items()]
+    return [str(folder), " · ".join(counts)]
+
+
+def _page(folder: Path, manifest: Manifest, split: str, tiles: list[Tile]) -> str:
+    title, counts = _about(folder, manifest, split, len(tiles))
+    note = "<p>left: the image, right: what the tokenizer makes of its tokens</p>" if len(tiles[0].pictures) > 1 else ""
+    figures = "\n".join(
+        f'<figure title="{escape(tile.words)}">'
+        + "".join(f'<img alt="" src="{_data_url(picture)}">' for picture in tile.pictures)
+        + f"<figcaption><b>{escape(tile.key)}</b> {escape(tile.words)}</figcaption></figure>"
+        for tile in tiles
+    )
+    width = len(tiles[0].pictures) * CELL
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>
+<style>
+body {{ font: 13px/1.35 system-ui, sans-serif; margin: 16px; color: #222; background: #fff }}
+h1 {{ font-size: 17px; margin: 0 }} p {{ margin: 4px 0 12px; color: #555 }}
+main {{ display: grid; grid-template-columns: repeat(auto-fill, {width + 2}px); gap: 12px }}
+figure {{ margin: 0 }} img {{ width: {CELL}px; height: {CELL}px; object-fit: contain; image-rendering: pixelated }}
+figcaption {{ overflow: hidden; max-height: 4em; overflow-wrap: anywhere }}
+</style>
+<h1>{escape(title)}</h1><p>{escape(counts)}</p>{note}
+<main>
+{figures}
+</main></html>
+"""
+
+
+def _data_url(picture_HWC: np.ndarray) -> str:
+    image, buffer = Image.fromarray(picture_HWC), io.BytesIO()
+    image.thumbnail((2 * CELL, 2 * CELL))  # sharp on screens of two pixels a pixel; smaller ones stay as they are
+    image.save(buffer, "png")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _sheet(folder: Path, manifest: Manifest, split: str, tiles: list[Tile]) -> Image.Image:
+    font = ImageFont.load_default(12)
+    heading, line, each = 40, 16, len(tiles[0].pictures)
+    width, height = each * (CELL + GAP) + 3 * GAP, CELL + 2 * line + GAP
+    columns = min(len(tiles), max(1, _COLUMNS // width))
+    sheet = Image.new("RGB", (max(columns * width, 640) + GAP, heading + -(-len(tiles) // columns) * height), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, text in enumerate(_about(folder, manifest, split, len(tiles))):
+        pen.text((GAP, 3 + number * line), shorten(pen, text, sheet.width - 2 * GAP, font), fill="black", font=font)
+    for number, tile in enumerate(tiles):
+        left, top = GAP + number % columns * width, heading + number // columns * height
+        for place, picture_HWC in enumerate(tile.pictures):
+            picture = Image.fromarray(picture_HWC)
+            scale = CELL / max(picture.size)
+            size = [max(1, round(side * scale)) for side in picture.size]
+            picture = picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
+            sheet.paste(picture, (left + place * (CELL + GAP), top))
+        for number_of_line, text in enumerate((tile.key, tile.words)):
+            cut = shorten(pen, " ".join(text.split()), width - GAP, font)
+            pen.text((left, top + CELL + 1 + number_of_line * line), cut, fill="black", font=font)
+    return sheet

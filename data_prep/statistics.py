@@ -1,0 +1,92 @@
+"""Mean and covariance of the embeddings of images and of texts, which stage 2 centres its conditions by.
+
+N embeddings, E embedding size
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from clipgen.checkpoint import load_weights, save_weights
+from clipgen.data.atomic import sha256_file
+from clipgen.data.batches import read_latent
+from clipgen.data.manifest import Manifest
+from clipgen.data.sample import decode_npy
+from clipgen.data.shards import ShardSet
+from clipgen.errors import UserError
+
+STATISTICS = "statistics.safetensors"
+ENOUGH_CAPTIONS = 1000  # from this many on, the texts' mean is that of the images' own captions
+
+
+class Moments:
+    """Mean and covariance of rows that come a few at a time, in float64 sums."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sum_E: Tensor | float = 0.0
+        self.products_EE: Tensor | float = 0.0
+
+    def add(self, rows_NE: Tensor) -> None:
+        rows_NE = rows_NE.double().cpu()
+        self.count += len(rows_NE)
+        self.sum_E = self.sum_E + rows_NE.sum(0)
+        self.products_EE = self.products_EE + rows_NE.T @ rows_NE
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """float32 mean (E,) and covariance (E, E) over all rows, and their number."""
+        mean_E = self.sum_E / self.count
+        covariance_EE = self.products_EE / self.count - torch.outer(mean_E, mean_E)
+        return {
+            f"{name}_mean": mean_E.float(),
+            f"{name}_covariance": covariance_EE.float(),
+            f"{name}_count": torch.tensor(self.count),
+        }
+
+
+def write_statistics(latents: Path, manifest: Manifest, text_NE: Tensor, texts_from: str) -> dict:
+    """Write them for the training samples of `latents`; the facts of it for the manifest, the sha256 among them.
+
+    Texts are the captions of these samples where there are ENOUGH_CAPTIONS, else `text_NE`.
+    """
+    image, captions = Moments(), Moments()
+    for shard in manifest.of_split("train"):  # one at a time: a million embeddings would take gigabytes
+        alone = ShardSet(latents, "train", Manifest("latents", [shard]))
+        image.add(torch.from_numpy(np.concatenate([read_latent(alone, i)[1] for i in range(len(alone))])))
+        if rows := list(_of_captions(alone)):
+            captions.add(torch.from_numpy(np.concatenate(rows)))
+    if captions.count >= ENOUGH_CAPTIONS:
+        text, texts_from = captions, "captions of the images"
+    else:
+        text = Moments()
+        text.add(text_NE)
+    save_weights(image.tensors("image") | text.tensors("text"), latents / STATISTICS)
+    return {"texts": text.count, "texts_from": texts_from, "statistics": sha256_file(latents / STATISTICS)}
+
+
+def _of_captions(latents: ShardSet) -> Iterator[np.ndarray]:
+    for i in range(len(latents)):
+        if (data := latents[i].get("text_clip.npy")) is not None:
+            yield decode_npy(data, f"{latents.where(i)}, text_clip.npy")
+
+
+def statistics_problem(latents: str | Path, manifest: Manifest) -> str | None:
+    """What is wrong with the file, in a line; None when it is the one that its manifest was written with."""
+    path, mend = Path(latents) / STATISTICS, "run `clipgen encode` again with replace=true, which makes just that"
+    if (sha256 := manifest.facts.get("statistics")) is None:
+        return None  # latents of an earlier version, or of another tool
+    if not path.is_file():
+        return f"{path} is missing; {mend}"
+    if sha256_file(path) != sha256:
+        return f"{path} is not the one that the manifest beside it was written with; {mend}"
+    return None
+
+
+def load_statistics(latents: str | Path) -> dict[str, Tensor]:
+    """The tensors of a finished folder; UserError where the file is missing or not as the manifest says."""
+    if problem := statistics_problem(latents, Manifest.load(latents, "latents")):
+        raise UserError(problem)
+    return load_weights(Path(latents) / STATISTICS)
