@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clipgen.data.atomic import replacing
+from clipgen.data.sample import sample_key
 from clipgen.errors import UserError
 from data_prep.scan import SourceFile
 
@@ -108,6 +109,15 @@ class Ledger:
         rows = self.db.execute(f"SELECT {columns} FROM files WHERE {where} ORDER BY path", (_blob(after),))
         for number, path, size, tar, offset in rows:
             yield number, SourceFile(_name(path), size, _name(tar), offset)
+
+    def packed(self, first: int, last: int) -> Iterator[tuple[str, SourceFile]]:
+        """The files of earlier runs whose samples have a key from `first` to before `last`: key and file, by key."""
+        rows = self.db.execute(
+            "SELECT key, path, bytes, tar, offset FROM files WHERE old AND key >= ? AND key < ? ORDER BY key",
+            (sample_key(first), sample_key(last)),
+        )
+        for key, path, size, tar, offset in rows:
+            yield key, SourceFile(_name(path), size, _name(tar), offset)
 
     def batches(self, most: int) -> Iterator[list[tuple[int, SourceFile]]]:
         """The undecided, `most` at a time; what is settled meanwhile does not disturb."""

@@ -119,10 +119,10 @@ def pack(
 
     `workers` are processes of this machine, unless `executor` is elsewhere. `captions` maps the path of a file below
     `images` to its captions, or gives pairs of both, or is "sidecar" for the .txt beside each image. `clip` scores
-    pictures by `clip_words`, with a name of what does so. Images that are new since the last time go to new shards. What
-    was seen and what became of it stands in prep.json, files.jsonl, quarantine.jsonl and prep_report.html beside the
-    shards. Raises UserError for a folder without usable images, one where more than `max_bad_fraction` are broken, an
-    output inside the input, a full disk, captions of which none belongs to an image, and, unless `replace`, for an
+    pictures by `clip_words`, with a name of what does so. Images that are new since the last time go to new shards.
+    What was seen and what became of it stands in prep.json, files.jsonl, quarantine.jsonl and prep_report.html beside
+    the shards. Raises UserError for a folder without usable images, one where more than `max_bad_fraction` are broken,
+    an output inside the input, a full disk, captions of which none belongs to an image, and, unless `replace`, for an
     output that was made with other settings, has lost a shard, or whose images or captions have changed since.
     """
     began = time.perf_counter()

@@ -10,7 +10,10 @@ from clipgen.defaults import Facts, choose, choose_image_size
 from clipgen.errors import UserError
 
 MACHINES = [(False, 1), (False, 2), (False, 96), (True, 2), (True, 64)]
-STAYS_OPEN = {"images", "captions", "stage", "experiment", "world", "prep.size", "trainer.threads"}  # or never chosen
+STAYS_OPEN = {  # or never chosen
+    "images", "captions", "stage", "experiment", "world", "prep.size", "prep.max_aspect", "prep.bytes_per_shard",
+    "prep.near_duplicates", "encode.workers", "executor.tasks", "trainer.threads",
+}  # fmt: skip
 
 
 def config(*words: str) -> Config:

@@ -48,18 +48,15 @@ def folders(cfg: VerifyConfig) -> tuple[str | None, str | None, str | None]:
 
 
 def _repair(cfg: VerifyConfig, folder: str, of: str | None, images: str | None, broken: set[str]) -> None:
-    from clipgen.cli.machine import cores
     from clipgen.data.manifest import Manifest
-    from data_prep.captions import read_captions, sidecar_captions
+    from data_prep.captions import read_captions
     from data_prep.repair import repair_images
 
     if Manifest.load(folder).kind == "images":
         if images is None:
             raise UserError(f"images is not set; type images=FOLDER, the images that {folder} was packed from")
-        captions = None
-        if cfg.captions is not None:
-            captions = sidecar_captions(images) if cfg.captions == "sidecar" else read_captions(cfg.captions)
-        repair_images(folder, broken, images, captions, cores())
+        captions = cfg.captions if cfg.captions in (None, "sidecar") else read_captions(cfg.captions)
+        repair_images(folder, broken, images, captions)
         return
     if of is None:
         raise UserError(f"shards is not set; type shards=FOLDER, the image shards that {folder} was made of")

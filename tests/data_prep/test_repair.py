@@ -4,9 +4,9 @@ import pytest
 from PIL import Image
 
 from clipgen.errors import UserError
-from data_prep.convert import PackSettings
 from data_prep.pack import pack
 from data_prep.repair import repair_images
+from data_prep.settings import PackSettings
 from data_prep.verify import verify
 
 
@@ -37,6 +37,20 @@ def test_a_damaged_and_a_missing_shard_come_back(packed):
 def test_images_that_have_changed_repair_nothing(packed):
     (packed / "train-000001.tar").write_bytes(b"cut")
     Image.new("RGB", (16, 16), "blue").save(packed.parent / "images" / "3.png")
-    with pytest.raises(UserError, match=r"train-000001\.tar cannot be made again from images="):
+    with pytest.raises(UserError, match=r"train-000001\.tar cannot be made again"):
         repair_images(packed, {"train-000001.tar"}, packed.parent / "images")
     assert (packed / "train-000001.tar").read_bytes() == b"cut" and not (packed / ".repair").exists()
+
+
+def test_shards_of_an_addition_come_back_too(packed):
+    for i in range(8, 12):
+        Image.new("RGB", (16, 16), (0, 20 * i, 0)).save(packed.parent / "images" / f"0{i}.png")
+    captions = {"4.png": ["the fourth"]}
+    settings = PackSettings(min_size=8, val_fraction=0, samples_per_shard=3)
+    manifest = pack(packed.parent / "images", packed, settings, captions=captions)
+    assert len(manifest.shards) == 5
+    before = {path.name: path.read_bytes() for path in packed.iterdir()}
+    for name in ("train-000000.tar", "train-000003.tar"):
+        (packed / name).unlink()
+    repair_images(packed, {"train-000000.tar", "train-000003.tar"}, packed.parent / "images", captions)
+    assert {path.name: path.read_bytes() for path in packed.iterdir()} == before
