@@ -68,11 +68,31 @@ def embed(path: Path, notes: list[str], widest: int, caption: str, least: int = 
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow raises on bad files
         notes.append(f"{'/'.join(path.parts[-3:])} is not a readable picture")
         return ""
-    source = f"data:{Image.MIME[kind]};base64,{base64.b64encode(content).decode()}"
+    source = _uri(kind, content)
     text, times = escape(caption), max(1, NARROW // width)
     style = f"width:min({width * times}px,max(100%,{least}px))" + (";image-rendering:pixelated" if times > 1 else "")
     picture = f'<img src="{source}" width="{width}" height="{height}" style="{style}" alt="{text}">'
     return f'<figure class="picture"><div>{picture}</div><figcaption>{text}</figcaption></figure>'
+
+
+def thumbnails(figures: Iterable[tuple[Sequence[Image.Image], str]], cell: int) -> str:
+    """Pictures, one or more to a caption, each shown in a square of `cell` pixels."""
+    html = ""
+    for pictures, caption in figures:
+        images = "".join(f'<img src="{_uri("PNG", _png(picture, 2 * cell))}" alt="">' for picture in pictures)
+        html += f"<figure><div>{images}</div><figcaption>{escape(caption)}</figcaption></figure>"
+    return f'<div class="sheet" style="--cell:{cell}px">{html}</div>' if html else ""
+
+
+def _png(picture: Image.Image, most: int) -> bytes:
+    buffer, small = io.BytesIO(), picture.convert("RGB")
+    small.thumbnail((most, most))  # sharp on screens of two pixels a pixel; smaller ones stay as they are
+    small.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{Image.MIME[kind]};base64,{base64.b64encode(content).decode()}"
 
 
 def table(rows: Iterable[Sequence[Any]], head: Sequence[str] = ()) -> str:

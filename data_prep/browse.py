@@ -3,12 +3,9 @@
 B tiles, h w token grid, H W pixels
 """
 
-import base64
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +20,7 @@ from clipgen.data.sample import decode_captions, decode_image, image_bytes
 from clipgen.data.shards import ShardSet
 from clipgen.data.transforms import to_uint8
 from clipgen.errors import UserError
+from clipgen.page import document, section, thumbnails
 from clipgen.picture import GAP, shorten
 from data_prep.crops import crops_of
 from data_prep.encode import stale_shards
@@ -104,7 +102,7 @@ def _latent_tiles(latents: ShardSet, rows: Sequence[int], decode: Decoder, image
             pictures = [made_HWC]
             if images is not None:
                 original_HWC = _image_tile(images, row).pictures[0]
-                crops = latents.manifest.made_by["encode"]["crops"]
+                crops = latents.manifest.made_by["encode"].get("crops", 1)
                 pictures.insert(0, crops_of(original_HWC, made_HWC.shape[0], crops)[0])
             tiles.append(Tile(sample["__key__"], pictures, _words(sample)))
     return tiles
@@ -129,35 +127,10 @@ def _about(folder: Path, manifest: Manifest, split: str, shown: int) -> list[str
 
 def _page(folder: Path, manifest: Manifest, split: str, tiles: list[Tile]) -> str:
     title, counts = _about(folder, manifest, split, len(tiles))
-    note = "<p>left: the image, right: what the tokenizer makes of its tokens</p>" if len(tiles[0].pictures) > 1 else ""
-    figures = "\n".join(
-        f'<figure title="{escape(tile.words)}">'
-        + "".join(f'<img alt="" src="{_data_url(picture)}">' for picture in tile.pictures)
-        + f"<figcaption><b>{escape(tile.key)}</b> {escape(tile.words)}</figcaption></figure>"
-        for tile in tiles
-    )
-    width = len(tiles[0].pictures) * CELL
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>
-<style>
-body {{ font: 13px/1.35 system-ui, sans-serif; margin: 16px; color: #222; background: #fff }}
-h1 {{ font-size: 17px; margin: 0 }} p {{ margin: 4px 0 12px; color: #555 }}
-main {{ display: grid; grid-template-columns: repeat(auto-fill, {width + 2}px); gap: 12px }}
-figure {{ margin: 0 }} img {{ width: {CELL}px; height: {CELL}px; object-fit: contain; image-rendering: pixelated }}
-figcaption {{ overflow: hidden; max-height: 4em; overflow-wrap: anywhere }}
-</style>
-<h1>{escape(title)}</h1><p>{escape(counts)}</p>{note}
-<main>
-{figures}
-</main></html>
-"""
-
-
-def _data_url(picture_HWC: np.ndarray) -> str:
-    image, buffer = Image.fromarray(picture_HWC), io.BytesIO()
-    image.thumbnail((2 * CELL, 2 * CELL))  # sharp on screens of two pixels a pixel; smaller ones stay as they are
-    image.save(buffer, "png")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    figures = ((list(map(Image.fromarray, tile.pictures)), f"{tile.key} {tile.words}") for tile in tiles)
+    two = len(tiles[0].pictures) > 1
+    heading = "Left: the image, right: what the tokenizer makes of its tokens" if two else "Samples"
+    return document(title, counts, section(heading, thumbnails(figures, CELL)))
 
 
 def _sheet(folder: Path, manifest: Manifest, split: str, tiles: list[Tile]) -> Image.Image:

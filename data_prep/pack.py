@@ -17,7 +17,7 @@ import PIL
 from clipgen.data.atomic import TEMPORARY, explained, fingerprint, write_json
 from clipgen.data.manifest import FILE_NAME, Manifest, Shard, describe_difference
 from clipgen.errors import UserError
-from data_prep import companions, ledger, page
+from data_prep import companions, ledger, report
 from data_prep.chunk import NOTES, SPLITS, Chunk, Note, Task, make_chunk
 from data_prep.duplicates import settle_copies
 from data_prep.executor import LOCAL, Executor, run
@@ -327,7 +327,7 @@ def _finish(
         for path in [path for path in _shard_files(out) if path.name not in kept]:
             path.unlink()
     seconds = time.perf_counter() - began
-    page.write(out / REPORT, manifest, out, place.images, seen, additions[-1]["files"], seconds)
+    report.write(out / REPORT, manifest, out, place.images, seen, additions[-1]["files"], seconds)
     manifest.save(out)
     _sweep(out)
     return manifest

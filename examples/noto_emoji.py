@@ -2,6 +2,7 @@
 
     python examples/noto_emoji.py split noto_emoji.tar outputs/emoji
     python examples/noto_emoji.py retrieval outputs/emoji outputs/emoji_clip/clip
+    python examples/noto_emoji.py steering outputs/emoji outputs/emoji/model
 
 Emoji that differ in skin tone or hair only stand on the same side. N pictures, E embedding size
 """
@@ -18,6 +19,7 @@ import torch
 
 from clipgen.clip.frozen import load_clip
 from clipgen.data.transforms import center_crop_resize, to_model_range
+from clipgen.pipeline import ClipGen
 from data_prep.decode import decode
 
 SIDES = ("named", "pictures")
@@ -68,8 +70,32 @@ def retrieval(folder: Path, clip_folder: Path) -> None:
             print(f"{side:<9} name → picture, among {n}: top-{k:<4}{share:7.2%}   (chance {k / n:.2%})")
 
 
+def steering(folder: Path, model: Path, n: int = 4) -> None:
+    """Does text steer? The kind (Unicode's subgroup) of the training picture nearest to a sample, against its prompt's.
+
+    Prompts are the names of the generator's half, which neither it nor its CLIP was shown; nearest is by pixels.
+    """
+    pipeline = ClipGen.from_pretrained(model)
+    rows = [line.split("\t") for line in (folder / "pictures.tsv").read_text(encoding="utf-8").splitlines()[1:]]
+    names, kinds = [caption for _, caption in rows[::3]], [caption.rpartition(", ")[2] for _, caption in rows[2::3]]
+    size = pipeline.vqgan.image_size
+    pictures = [center_crop_resize(decode((folder / "pictures" / f).read_bytes(), 1 << 24), size) for f, _ in rows[::3]]
+    train_ND = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).flatten(1).float()
+    images = pipeline.generate(names, n, seed=0)
+    made_MD = torch.from_numpy(np.stack([np.asarray(image) for image in images])).flatten(1).float()
+    nearest_M = torch.cat([torch.cdist(part, train_ND).argmin(1) for part in made_MD.split(500)]).numpy()
+    wanted_M = np.repeat(np.arange(len(names)), n)
+    shuffled_M = np.random.default_rng(0).permutation(nearest_M)
+    kind_N = np.array(kinds)
+    share, chance = ((kind_N[wanted_M] == kind_N[found_M]).mean() for found_M in (nearest_M, shuffled_M))
+    own = (wanted_M == nearest_M).mean()
+    print(f"{len(images)} samples of {len(names)} names; the training picture nearest to a sample is")
+    print(f"of the name's kind in {share:.1%} (samples shuffled: {chance:.1%})")
+    print(f"the named one itself in {own:.2%} (chance: {1 / len(names):.2%})")
+
+
 def main() -> None:
-    commands = {"split": split, "retrieval": retrieval}
+    commands = {"split": split, "retrieval": retrieval, "steering": steering}
     if len(sys.argv) != 4 or sys.argv[1] not in commands:
         raise SystemExit(__doc__)
     commands[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
