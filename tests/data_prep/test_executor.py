@@ -11,7 +11,7 @@ from PIL import Image
 from clipgen.errors import UserError
 from clipgen.tokenizer.vqgan import VQGAN
 from data_prep.executor import Executor, run
-from data_prep.pack import PackSettings, pack
+from data_prep.pack import REPORT, PackSettings, pack
 
 # `python script.py KIND FOLDER CLIP`: FOLDER/images → shards → latents; a worker kills itself once in each where DIES
 SCRIPT = """
@@ -74,13 +74,14 @@ def inputs(tmp_path_factory) -> Path:
 
 
 def made(kind: str, inputs: Path, clip: Path, dies: bool) -> tuple[dict[str, bytes], str]:
-    """The bytes of all files, and what was said."""
+    """The bytes of all files but the report, which tells how long it took, and what was said."""
     script = inputs / "script.py"
     script.write_text(f"DIES = {dies}\n{SCRIPT}")
     done = subprocess.run([sys.executable, script, kind, inputs, clip], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     out = inputs / kind
-    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}, done.stdout
+    found = (path for path in out.rglob("*") if path.is_file() and path.name != REPORT)
+    return {str(path.relative_to(out)): path.read_bytes() for path in found}, done.stdout
 
 
 @pytest.fixture(scope="module")
