@@ -136,8 +136,8 @@ class WholeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         buffer = io.BytesIO()  # torch writing to a file itself would report a full disk as a RuntimeError
         torch.save(checkpoint, buffer)
-        with replacing(path) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
+        with replacing(path) as temporary, buffer.getbuffer() as content:  # one left open crashes Python 3.12.1
+            temporary.write_bytes(content)
 
 
 def _logger(name: str, folder: Path, batches: int) -> Logger:
