@@ -32,7 +32,7 @@ bench: $(READY)  ## the benchmarks, each a table
 
 lint: $(READY)  ## style
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check --diff . || true
+	$(BIN)/ruff format --check .
 
 clean:  ## remove what the demo and the tests made, and .venv
 	rm -rf outputs/demo .pytest_cache .ruff_cache $(VENV)

@@ -288,7 +288,8 @@ def _flat(text: str) -> str:
 
 
 LEAST = {
-    "prep.size": 1, "tokenizer.image_size": 8, "tokenizer.downsample": 1, "tokenizer.codebook_size": 2,
+    "prep.size": 1, "prep.workers": 1,
+    "tokenizer.image_size": 8, "tokenizer.downsample": 1, "tokenizer.codebook_size": 2,
     "tokenizer.code_dim": 1, "tokenizer.channels": 32, "tokenizer.res_blocks": 1, "tokenizer.z_channels": 1,
     "tokenizer.norm_groups": 1, "tokenizer.patch": 1,
     "tokenizer.train.steps": 1, "tokenizer.train.batch_size": 1, "tokenizer.train.restart_every": 1,

@@ -13,6 +13,11 @@ from PIL import Image
 NARROW = 640  # pixels; a picture that fits into it more than once is shown larger, in whole multiples
 
 
+def printable(text: str) -> str:
+    """Text from anywhere without what would break a line, turn the writing round or be no Unicode."""
+    return "".join(c if c.isprintable() else "�" for c in text)
+
+
 def document(title: str, lead: str, body: str, notes: Sequence[str] = ()) -> str:
     """The whole page; `lead` says under the title what it is, `notes` stand above all as not complete."""
     style = files("clipgen").joinpath("page.css").read_text(encoding="utf-8")
@@ -25,12 +30,12 @@ def document(title: str, lead: str, body: str, notes: Sequence[str] = ()) -> str
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{escape(title)} · clipgen</title>
+<title>{escape(printable(title))} · clipgen</title>
 <style>{style}</style>
 </head>
 <body>
-<header><h1>{escape(title)}</h1>
-<p>{escape(lead)}</p></header>
+<header><h1>{escape(printable(title))}</h1>
+<p>{escape(printable(lead))}</p></header>
 <main>
 {aside}
 {body}
@@ -80,7 +85,7 @@ def thumbnails(figures: Iterable[tuple[Sequence[Image.Image], str]], cell: int) 
     html = ""
     for pictures, caption in figures:
         images = "".join(f'<img src="{_uri("PNG", _png(picture, 2 * cell))}" alt="">' for picture in pictures)
-        html += f"<figure><div>{images}</div><figcaption>{escape(caption)}</figcaption></figure>"
+        html += f"<figure><div>{images}</div><figcaption>{escape(printable(caption)[:200])}</figcaption></figure>"
     return f'<div class="sheet" style="--cell:{cell}px">{html}</div>' if html else ""
 
 

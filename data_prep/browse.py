@@ -20,7 +20,7 @@ from clipgen.data.sample import decode_captions, decode_image, image_bytes
 from clipgen.data.shards import ShardSet
 from clipgen.data.transforms import to_uint8
 from clipgen.errors import UserError
-from clipgen.page import document, section, thumbnails
+from clipgen.page import document, printable, section, thumbnails
 from clipgen.picture import GAP, shorten
 from data_prep.crops import crops_of
 from data_prep.encode import stale_shards
@@ -28,6 +28,7 @@ from data_prep.encode import stale_shards
 Decoder = Callable[[Tensor], Tensor]  # tokens (B, h, w) → images (B, 3, H, W) in [-1, 1]
 
 SUFFIXES = (".html", ".png")
+FACTS = ("seen", "written", "duplicates", "captioned", "shortest_side", "crops")  # of a manifest, in the heading
 CELL = 128  # pixels of a picture's longer side
 _COLUMNS = 1200  # pixels of a sheet, about
 _DECODED_AT_ONCE = 64
@@ -109,7 +110,8 @@ def _latent_tiles(latents: ShardSet, rows: Sequence[int], decode: Decoder, image
 
 
 def _words(sample: dict) -> str:
-    return " / ".join(decode_captions(sample)) or str(json.loads(sample.get("json", b"{}")).get("source", ""))
+    words = " / ".join(decode_captions(sample)) or str(json.loads(sample.get("json", b"{}")).get("source", ""))
+    return printable(words)
 
 
 def _about(folder: Path, manifest: Manifest, split: str, shown: int) -> list[str]:
@@ -118,7 +120,7 @@ def _about(folder: Path, manifest: Manifest, split: str, shown: int) -> list[str
     held = ", ".join(f"{manifest.samples(name):,} in {name}" for name in splits)
     size = sum(shard.bytes for shard in manifest.shards) / 1e6
     counts = [f"{manifest.kind}: {held}", f"{len(manifest.shards)} shards, {size:,.1f} MB", f"{shown} of {split} shown"]
-    plain = {name: value for name, value in manifest.facts.items() if isinstance(value, int | float)}
+    plain = {name: manifest.facts[name] for name in FACTS if manifest.facts.get(name) is not None}
     if manifest.kind == "latents":
         plain |= {"codebook": manifest.made_by["tokenizer"]["codebook_size"], "clip": manifest.made_by["clip"]["model"]}
     counts += [f"{name.replace('_', ' ')} {value}" for name, value in plain.items()]

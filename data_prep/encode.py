@@ -99,6 +99,7 @@ def encode(
     redo: Collection[str] = (),
     executor: Executor = LOCAL,
     make_encoders: Callable[[], Encoders] | None = None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> Manifest:
     """Encode every shard of `shards` into `latents` and return the manifest; what is done is not done again.
 
@@ -106,13 +107,19 @@ def encode(
     their embeddings centres prompts later. Image shards that were added since are encoded, those of before keep their
     latents. Raises UserError when `latents` was made with other settings or networks, of image shards that have changed
     or gone, or when it was damaged; with `replace` just these shards, and those named in `redo`, are made again. An
-    `executor` elsewhere needs `make_encoders`, which makes equal `encoders` there and can be pickled and hashed.
+    `executor` elsewhere needs `make_encoders`, which makes equal `encoders` there and can be pickled and hashed. `say`
+    is told why latents are made again.
     """
     images, out = Manifest.load(shards, "images"), Path(latents)
     images.check(shards)
     made_by = _made_by(images, encoders, texts, crops)
     old = Manifest.load(out, "latents") if Manifest.exists(out) else None
-    if old is not None and not replace:
+    if old is not None and replace:
+        if difference := describe_difference(_what_counts(old.made_by), _what_counts(made_by)):
+            say(f"encode: makes {out} again, since {', '.join(difference)}")
+        elif stale := stale_shards(old, images):
+            say(f"encode: makes {len(stale)} shards again, since their images changed")
+    elif old is not None:
         _stop_when_changed(old, made_by, images, Path(shards), out)
     sources = {shard.name: shard.sha256 for shard in images.shards}
     kept = {
@@ -121,7 +128,8 @@ def encode(
         if name not in redo and made.source == sources.get(name) and not made.problems(out, replace)
     }
     todo = [shard for shard in images.shards if shard.name not in kept]
-    if not todo and old is not None and old.made_by == made_by and not statistics_problem(out, old):
+    same = old is not None and old.made_by.get("fingerprint") == made_by["fingerprint"]
+    if same and not todo and not statistics_problem(out, old):
         _sweep(out)
         return old
     _start(out, made_by, old, kept, replace)
@@ -141,14 +149,20 @@ def encode(
 
 def _made_by(images: Manifest, encoders: Encoders, texts: list[str], crops: int) -> dict[str, Any]:
     encoded = {"image_size": encoders.image_size, "crops": crops, "precision": encoders.precision}
-    settings = {"encode": encoded, **encoders.identity}
-    made_by = {"images": images.content, **settings, "texts": fingerprint(texts), "settings": fingerprint(settings)}
-    return made_by | {"fingerprint": fingerprint(made_by)}
+    made_by = {"images": images.content, "encode": encoded, **encoders.identity, "texts": fingerprint(texts)}
+    settings = {name: value for name, value in _what_counts(made_by).items() if name != "texts"}
+    made_by["settings"] = fingerprint(settings)
+    return made_by | {"fingerprint": fingerprint([images.content, _what_counts(made_by)])}
+
+
+def _what_counts(made_by: dict[str, Any]) -> dict[str, Any]:
+    """What latents depend on: of the CLIP its weights and preprocessing, and not where they lie."""
+    kept = {name: made_by.get(name) for name in ("encode", "tokenizer", "clip", "texts")}
+    return kept | {"clip": {name: value for name, value in made_by["clip"].items() if name != "model"}}
 
 
 def _stop_when_changed(old: Manifest, made_by: dict[str, Any], images: Manifest, shards: Path, out: Path) -> None:
-    before, now = ({k: v for k, v in m.items() if k not in ("images", "settings")} for m in (old.made_by, made_by))
-    if difference := describe_difference(before, now):
+    if difference := describe_difference(_what_counts(old.made_by), _what_counts(made_by)):
         raise UserError(
             f"latents={out} was made otherwise ({', '.join(difference)}); give another folder, or replace=true"
         )

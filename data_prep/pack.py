@@ -114,16 +114,18 @@ def pack(
     replace: bool = False,
     clip: tuple[Score, str] | None = None,
     executor: Executor = LOCAL,
+    say: Callable[[str], object] = lambda line: None,
 ) -> Manifest:
     """Pack a folder of images into shards and return their manifest; what is already done is not done again.
 
     `workers` are processes of this machine, unless `executor` is elsewhere. `captions` maps the path of a file below
     `images` to its captions, or gives pairs of both, or is "sidecar" for the .txt beside each image. `clip` scores
     pictures by `clip_words`, with a name of what does so. Images that are new since the last time go to new shards.
-    What was seen and what became of it stands in prep.json, files.jsonl, quarantine.jsonl and prep_report.html beside
-    the shards. Raises UserError for a folder without usable images, one where more than `max_bad_fraction` are broken,
-    an output inside the input, a full disk, captions of which none belongs to an image, and, unless `replace`, for an
-    output that was made with other settings, has lost a shard, or whose images or captions have changed since.
+    `say` is told why shards are made again. What was seen and what became of it stands in prep.json, files.jsonl,
+    quarantine.jsonl and prep_report.html beside the shards. A file packed before is known again by its path and size.
+    Raises UserError for a folder without usable images, one where more than `max_bad_fraction` are broken, an output
+    inside the input, a full disk, captions of which none belongs to an image, and, unless `replace`, for an output that
+    was made with other settings, has lost a shard, or whose images or captions have changed since.
     """
     began = time.perf_counter()
     place = _Place(
@@ -136,7 +138,7 @@ def pack(
     if place.settings.clip_words and clip is None:
         raise UserError("prep.clip_words needs a CLIP to ask; say `clipgen prep`, or hand one in")
     require_images(images)
-    old = _earlier(place, replace)
+    old = _earlier(place, replace, say)
     with ledger.told():
         seen, over = Ledger(), PassedOver()
         seen.add(walk(images, over))
@@ -146,6 +148,7 @@ def pack(
             if changed and not replace:
                 raise UserError(f"shards={shards}: {changed}; bring back what was there, or take replace=true")
             if changed:
+                say(f"prep: makes {shards} again, since {changed}")
                 seen.forget()
                 old = None
             elif not stale and not seen.count("old = 0") and _sweep(place.out):
@@ -161,22 +164,26 @@ def pack(
         return _finish(place, seen, old, total, facts, began)
 
 
-def _earlier(place: _Place, replace: bool) -> Manifest | None:
+def _earlier(place: _Place, replace: bool, say: Callable[[str], object]) -> Manifest | None:
     """The manifest of earlier runs with these settings, or none; UserError where it is of others."""
     if not Manifest.exists(place.out):
         return None
     manifest = Manifest.load(place.out, "images")
     made = manifest.made_by.get("prep", {})
     if made != place.prep:
-        if replace:
-            return None
         difference = ", ".join(describe_difference({"prep": made}, {"prep": place.prep}))
+        if replace:
+            say(f"prep: makes {place.out} again, since {difference}")
+            return None
         raise UserError(
             f"shards={place.out} was made with other settings ({difference}); give another folder, or replace=true"
         )
     if not replace:
         manifest.check(place.out)
-    return None if manifest.problems(place.out) else manifest
+    if problems := manifest.problems(place.out):
+        say(f"prep: makes {place.out} again, since {problems[0]}")
+        return None
+    return manifest
 
 
 def _changed(seen: Ledger, old: Manifest, out: Path) -> tuple[str, int]:

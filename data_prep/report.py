@@ -72,7 +72,7 @@ def _page(manifest: Manifest, out: Path, root: Path, seen: Ledger, files: int, s
         section(f"Shards: {len(shards):,}", table(shards, ["Shard", "Samples", "Bytes", "sha256"])),
         section("Settings", table(manifest.made_by["prep"].items())),
     ]
-    title = f"{facts['written']:,} images from {printable(str(root))}"
+    title = f"{facts['written']:,} images from {root}"
     speed = f"{files / max(seconds, 1e-9):,.1f} a second"
     return document(title, f"This run went through {files:,} files in {seconds:,.1f} s: {speed}.", "".join(parts))
 
@@ -88,7 +88,7 @@ def _reason(root: Path, seen: Ledger, reason: str, count: int) -> str:
 
 
 def _sheet(figures: Iterable[tuple[list[Image.Image | None], str]]) -> str:
-    return thumbnails((([p for p in pictures if p], printable(text)) for pictures, text in figures), CELL)
+    return thumbnails((([p for p in pictures if p], text) for pictures, text in figures), CELL)
 
 
 def _samples(manifest: Manifest, out: Path) -> Iterator[tuple[list[Image.Image], str]]:
@@ -108,8 +108,3 @@ def _thumbnail(root: Path, file: SourceFile) -> Image.Image | None:
         return decode(file.read(root), MOST_PIXELS)
     except (SetAside, OSError):
         return None
-
-
-def printable(text: str) -> str:
-    """Text from anywhere without what would break a line, turn the writing round or be no Unicode."""
-    return "".join(c if c.isprintable() else "�" for c in text)[:200]

@@ -140,9 +140,7 @@ def test_a_package_is_known_in_its_homes_only(package, homes):
         (
             "data_prep/*",
             (
-                "data_prep", "clipgen.checkpoint", "clipgen.clip", "clipgen.data", "clipgen.errors", "clipgen.page",
-                "clipgen.picture",
-                "clipgen.tokenizer",
+                "data_prep", "clipgen.checkpoint", "clipgen.data", "clipgen.errors", "clipgen.page", "clipgen.picture",
             ),
         ),
     ],
@@ -160,9 +158,7 @@ def test_the_two_stages_never_import_each_other(stage, other):
     none([each for each in imported_by(f"clipgen/{stage}/*") if each.within(f"clipgen.{other}", "clipgen.clip")])
 
 
-@pytest.mark.parametrize(
-    ("stage", "third_parties"), [("tokenizer", {"torch", "taming"}), ("transformer", {"torch"})]
-)
+@pytest.mark.parametrize(("stage", "third_parties"), [("tokenizer", {"torch", "taming"}), ("transformer", {"torch"})])
 def test_models_caches_samplers_and_losses_import_torch_only(stage, third_parties):
     for each in imported_by(f"clipgen/{stage}/*"):
         if each.file != f"clipgen/{stage}/module.py" and each.top not in sys.stdlib_module_names | {"clipgen"}:

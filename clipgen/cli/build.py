@@ -22,7 +22,7 @@ from clipgen.callbacks.progress import Progress
 from clipgen.callbacks.throughput import Throughput
 from clipgen.checkpoint import read_checkpoint, submodule, weights_sha256
 from clipgen.cli.machine import pick_device, pick_precision
-from clipgen.clip.frozen import FrozenClip, load_clip
+from clipgen.clip.frozen import LOCAL_DIR, FrozenClip, load_clip
 from clipgen.config import Config, Tokenizer, Trainer, TransformerModel
 from clipgen.data.atomic import replacing
 from clipgen.errors import UserError
@@ -64,13 +64,15 @@ def load_tokenizer(path: str | Path) -> tuple[VQGAN, dict[str, Any], str]:
 
 
 @lru_cache(1)
-def _load_clip(model: str, pretrained: str | None) -> FrozenClip:
+def _load_clip(model: str, pretrained: str | None, files: tuple) -> FrozenClip:
     return load_clip(model, pretrained)
 
 
 def load_clip_once(model: str, pretrained: str | None, device: str | torch.device = "cpu") -> FrozenClip:
     """`load_clip` for a process that asks for the same one again and again: the stages of a run share it."""
-    return _load_clip(model, pretrained).to(device)
+    folder = Path(model.removeprefix(LOCAL_DIR)) if model.startswith(LOCAL_DIR) else None
+    files = sorted(folder.iterdir()) if folder and folder.is_dir() else []
+    return _load_clip(model, pretrained, tuple((file, file.stat().st_mtime_ns) for file in files)).to(device)
 
 
 def tokenizer_sha256(state: dict[str, torch.Tensor]) -> str:

@@ -19,6 +19,10 @@ from data_prep.executor import Executor
 from data_prep.precision import agreement, holds
 
 
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
 def encode_latents(cfg: Config, replace: bool = False) -> Manifest:
     """Image shards → latent shards, by the tokenizer and the CLIP in use."""
     e = cfg.encode
@@ -31,7 +35,7 @@ def encode_latents(cfg: Config, replace: bool = False) -> Manifest:
     )
     return encode(
         cfg.shards, cfg.latents, encoders, texts, source, crops, batch_size, e.workers or cores(), replace,
-        executor=Executor(**asdict_of(cfg.executor)), make_encoders=there,
+        executor=Executor(**asdict_of(cfg.executor)), make_encoders=there, say=say,
     )  # fmt: skip
 
 
@@ -47,6 +51,11 @@ def encode_again(shards: str, latents: str, tokenizer: Path, device: str, broken
     if encoders.identity["tokenizer"] != manifest.made_by["tokenizer"]:
         raise UserError(
             f"{tokenizer} is not the tokenizer that made latents={latents}; give that one as tokenizer.ckpt=FILE"
+        )
+    if encoders.identity["clip"]["fingerprint"] != clip["fingerprint"]:
+        raise UserError(
+            f"{clip['model']} is not the CLIP that made latents={latents}; bring back its weights, or run "
+            "`clipgen encode` with replace=true"
         )
     given = manifest.facts["texts_from"]
     texts, source = reference_texts(clip["model"], given if Path(given).is_file() else None)

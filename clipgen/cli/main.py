@@ -100,6 +100,9 @@ class reported:
             what = str(problem) or "stopped"
             print(f"\nclipgen: {what}; the same command again continues", file=sys.stderr)
             raise SystemExit(130) from None
+        if isinstance(problem, BrokenPipeError):  # of `clipgen … | head`
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115  Python flushes it at the end
+            raise SystemExit(0) from None
         if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
             fail(
                 f"{problem.filename or 'the output'}: the disk is full; free some space and run the same command again"

@@ -23,13 +23,15 @@ def summary(manifest, shards: str) -> str:
         f"({manifest.samples('train'):,} to train on, {manifest.samples('val'):,} to validate)"
     ]
     if facts["duplicates"]:
-        lines.append(f"{facts['duplicates']:,} duplicates were left out; {shards}/files.jsonl says of what")
+        copies = f"{facts['duplicates']:,} duplicate{'s were' if facts['duplicates'] > 1 else ' was'}"
+        lines.append(f"{copies} left out; {shards}/files.jsonl says of what")
     if facts["set_aside"]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in facts["set_aside"].items())
         lines.append(f"set aside: {reasons}; {shards}/quarantine.jsonl says which")
     if facts["unmatched_captions"]:
         first = facts["first_unmatched_caption"]
-        lines.append(f"captions of {facts['unmatched_captions']:,} files match no image, the first is {first!r}")
+        many = facts["unmatched_captions"]
+        lines.append(f"captions of {many:,} file{'s' * (many > 1)} match no image, the first is {first!r}")
     if failed := facts.get("img2dataset_failed_rows"):
         lines.append(f"{failed:,} rows failed when img2dataset made these tars, by its own counts")
     lines.append(f"{shards}/prep_report.html shows it")

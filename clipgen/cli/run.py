@@ -30,10 +30,9 @@ def main(cfg: Config) -> None:
     device = pick_device(cfg.trainer.device)
     seconds: dict[str, float] = load_seconds(out)
 
-    def timed(stage: str, began: float) -> None:
-        took = time.perf_counter() - began
-        if took > 1.0 or stage not in seconds:  # a skipped stage keeps the time it took
-            seconds[stage] = took
+    def timed(stage: str, began: float, done_before: bool = False) -> None:
+        if not done_before or stage not in seconds:  # a skipped stage keeps the time it took
+            seconds[stage] = time.perf_counter() - began
 
     stages.say(f"run: {cfg.images} → {out}, on {describe(device)['device']}")
     start = time.perf_counter()
@@ -42,8 +41,9 @@ def main(cfg: Config) -> None:
     reference_texts(cfg.clip.model, cfg.clip.captions)
     cfg.prep.size = cfg.prep.size or cfg.tokenizer.image_size
     check(cfg)
+    before = stamp(cfg.shards)
     images = stages.prep(cfg, replace=changed_prep(cfg))
-    timed("prep", start)
+    timed("prep", start, before == stamp(cfg.shards))
     stages.say(summary(images, cfg.shards))
     fill_from_shards(cfg, cfg.shards, "images")
     check(cfg)
@@ -53,8 +53,9 @@ def main(cfg: Config) -> None:
     record = stages.train_vqgan(cfg, out / "vqgan")
     seconds["vqgan"] = record.seconds
     start = time.perf_counter()
+    before = stamp(cfg.latents)
     encode_latents(cfg, replace=True)
-    timed("encode", start)
+    timed("encode", start, before == stamp(cfg.latents))
     record = stages.train_transformer(cfg, out / "transformer")
     seconds["transformer"] = record.seconds
     start = time.perf_counter()
@@ -118,13 +119,12 @@ def fill_from_shards(cfg: Config, folder: str, kind: str) -> None:
     """Choose what was left open, from the shards at hand and the machine, and print each choice."""
     from clipgen.cli.machine import cores, pick_device
     from clipgen.data.manifest import Manifest
-    from clipgen.defaults import Facts, choose
+    from clipgen.defaults import Facts, choose, choose_image_size
 
     manifest = Manifest.load(folder, kind)
     side = manifest.made_by.get("encode", {}).get("image_size") or manifest.facts.get("shortest_side")
-    if cfg.tokenizer.image_size is None:
-        cfg.tokenizer.image_size = side
     gpu = pick_device(cfg.trainer.device).type == "cuda"
+    print_choices(choose_image_size(cfg, side, gpu))
     print_choices(choose(cfg, Facts(manifest.samples("train"), side, gpu, cores())))
 
 
@@ -135,6 +135,12 @@ def print_choices(choices) -> None:
 
 def _plain(value) -> str:
     return str(list(value)).replace(" ", "") if isinstance(value, list | tuple) else str(value)
+
+
+def stamp(folder: str) -> int | None:
+    """When the manifest of a folder was written: it changes with whatever is made there."""
+    path = Path(folder) / "manifest.json"
+    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def changed_prep(cfg: Config) -> bool:

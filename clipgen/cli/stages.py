@@ -1,5 +1,6 @@
 """The stages of a run, each a function of the config: skipped when done, continued when begun, redone when changed."""
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -67,7 +68,7 @@ def prep(cfg: Config, replace: bool = False) -> Manifest:
     clip = clip_score(cfg) if cfg.prep.clip_words else None
     executor = Executor(**asdict_of(cfg.executor) | {"gpus": 0})  # which decode no image
     settings, workers = PackSettings(**values), cfg.prep.workers or 1
-    return pack(cfg.images, cfg.shards, settings, workers, captions, replace, clip, executor)
+    return pack(cfg.images, cfg.shards, settings, workers, captions, replace, clip, executor, say)
 
 
 def clip_score(cfg: Config) -> tuple[Callable[[Sequence[Image.Image]], list[float]], str]:
@@ -204,6 +205,7 @@ def train_clip(cfg: Config, folder: Path) -> Record:
 def start(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, Any]) -> Record:
     record, changes = begin(folder, stage, settings, inputs)
     if changes:
+        changes = [re.sub(r"^inputs\.(images|latents|clip) .*", r"the \1 changed", change) for change in changes]
         say(f"{stage}: begins anew, since {', '.join(changes)} (the old one is in {folder}.previous)")
     elif record.done:
         say(f"{stage}: done already ({record.seconds:.0f} s), skipped")

@@ -17,10 +17,10 @@ def main(cfg: VerifyConfig) -> None:
         problems = verify(folder, of)
         for problem in problems:
             print(problem)
-        if problems and cfg.repair:
-            broken = {problem.file for problem in problems if problem.file is not None}
+        broken = {problem.file for problem in problems if problem.file is not None}
+        if broken and cfg.repair:
             _repair(cfg, folder, of, images, broken)
-            print(f"verify: made again in {folder}: {', '.join(sorted(broken)) or 'nothing'}")
+            print(f"verify: made again in {folder}: {', '.join(sorted(broken))}")
             problems = verify(folder, of)
             for problem in problems:
                 print(problem)

@@ -126,8 +126,8 @@ class Manifest:
         if found := self.problems(folder, deep):
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise UserError(
-                f"{found[0]}{more}; bring the file back, or run `{MADE_BY.get(self.kind, self.kind)}` again "
-                "with replace=true"
+                f"{found[0]}{more}; bring the file back, let `clipgen verify` with repair=true make it again, or run "
+                f"`{MADE_BY.get(self.kind, self.kind)}` again with replace=true"
             )
 
 

@@ -24,7 +24,7 @@ def test_it_says_what_came_of_every_file_and_goes_on_with_new_ones(prep, tmp_pat
     counts = json.loads((tmp_path / "shards" / "prep.json").read_text())
     assert counts["seen"] == counts["written"] + counts["duplicates"] + sum(counts["set_aside"].values())
     assert f"{counts['written']} of {counts['seen']} files" in said and "prep_report.html" in said
-    assert "captions of 1 files match no image, the first is 'gone.png'" in said
+    assert "captions of 1 file match no image, the first is 'gone.png'" in said
     before = {path.name: path.read_bytes() for path in (tmp_path / "shards").glob("*.tar")}
     for i in range(3):
         Image.new("RGB", (40, 40), (i, 9, 9)).save(tmp_path / "images" / f"0 new {i}.png")

@@ -184,7 +184,17 @@ def test_a_new_picture_in_the_folder_redoes_everything(clipgen, pictures, tiny, 
     outcome = clipgen("run", f"images={images}", f"out={copy}", PROMPTS, *tiny)
     assert outcome.status == 0, outcome.error
     assert "61 of 63 files" in outcome.said
+    assert "vqgan: begins anew, since the images changed" in outcome.said
     assert "vqgan: begins anew" in outcome.said and "transformer: begins anew" in outcome.said
+
+
+def test_changed_shards_and_latents_are_made_again_and_it_says_so(again, copy):
+    before = json.loads((copy / "metrics.json").read_text())["seconds.prep"]
+    outcome = again("encode.crops=2")
+    assert f"encode: makes {copy / 'latents'} again, since encode.crops 1 → 2" in outcome.said
+    assert json.loads((copy / "metrics.json").read_text())["seconds.prep"] == before
+    outcome = again("prep.background=black")
+    assert f"prep: makes {copy / 'shards'} again, since prep.background white → black" in outcome.said
 
 
 def test_without_prompts_the_samples_are_variations(clipgen, pictures, tiny, copy):
@@ -378,6 +388,25 @@ def test_verify_makes_again_just_what_is_broken(clipgen, pictures, copy, part, n
     mended = clipgen(*words, "repair=true", "device=cpu")
     assert mended.status == 0 and f"made again in {copy / part}: {name}" in mended.said, mended
     assert {path: path.read_bytes() for path in (copy / part).iterdir()} == before
+
+
+def test_repair_refuses_another_clip_and_leaves_the_latents_alone(clipgen, one_line, copy, tiny_clip_folder, tmp_path):
+    clip = Path(shutil.copytree(tiny_clip_folder, tmp_path / "clip"))
+    words = [f"out={copy}", f"clip.model=local-dir:{clip}", "clip.pretrained=null", "trainer.device=cpu"]
+    before = {path: path.read_bytes() for path in (copy / "latents").glob("*.tar")}
+    assert clipgen("encode", *words).status == 0  # the same CLIP in another place is the same CLIP
+    assert {path: path.read_bytes() for path in before} == before
+    manifest = json.loads((copy / "latents" / "manifest.json").read_text())
+    manifest["made_by"]["clip"]["model"] = f"local-dir:{clip}"
+    (copy / "latents" / "manifest.json").write_text(json.dumps(manifest))
+    config = json.loads((clip / "open_clip_config.json").read_text())
+    config["preprocess_cfg"] = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]}
+    (clip / "open_clip_config.json").write_text(json.dumps(config))
+    shard = copy / "latents" / "train-000000.tar"
+    shard.write_bytes(before[shard][:-700])
+    words = ("verify", f"latents={copy / 'latents'}", f"shards={copy / 'shards'}", "repair=true", "device=cpu")
+    assert "is not the CLIP that made" in clipgen(*words).error
+    assert {path: path.read_bytes() for path in before} == before | {shard: before[shard][:-700]}
 
 
 def test_browse_shows_latents_beside_their_originals(clipgen, one_line, copy, tmp_path):

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from clipgen.data.manifest import Manifest
+from clipgen.data.shards import TarIndex, write_shard
 from clipgen.errors import UserError
 from data_prep.browse import CELL, browse
 
@@ -82,3 +83,15 @@ def test_what_cannot_be_shown_is_told(described, image_folder, tmp_path):
     with pytest.raises(UserError, match=r"train-000000\.tar was made of another"):
         browse(described, tmp_path / "sheet.png", image_folder, black)
     assert not list(tmp_path.glob("sheet*"))
+
+
+def test_a_name_that_is_no_unicode_is_shown_without_harm(make_images, tmp_path):
+    make_images(tmp_path / "images", n_train=2)
+    shard = tmp_path / "images" / "train-000000.tar"
+    samples = [sample | {"json": b'{"source": "caf\\udce9\\u202e.png"}'} for sample in TarIndex(shard)]
+    manifest = Manifest.load(tmp_path / "images")
+    manifest.shards[0] = write_shard(shard, samples)
+    manifest.save(tmp_path / "images")
+    browse(tmp_path / "images", tmp_path / "sheet.html")
+    page = (tmp_path / "sheet.html").read_text(encoding="utf-8")
+    assert "caf" in page and "\u202e" not in page

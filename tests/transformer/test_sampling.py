@@ -17,9 +17,7 @@ def kept(logits_BV: torch.Tensor) -> list[int]:
 ALL = [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(
-    ("top_k", "wanted"), [(0, ALL), (1, [1]), (2, [1, 3]), (3, [0, 1, 3]), (5, ALL), (9, ALL)]
-)
+@pytest.mark.parametrize(("top_k", "wanted"), [(0, ALL), (1, [1]), (2, [1, 3]), (3, [0, 1, 3]), (5, ALL), (9, ALL)])
 def test_top_k_keeps_the_k_best(top_k, wanted):
     assert kept(top_k_top_p(LOGITS, top_k=top_k)) == wanted
 
