@@ -30,7 +30,7 @@ def test_it_says_what_came_of_every_file_and_goes_on_with_new_ones(prep, tmp_pat
         Image.new("RGB", (40, 40), (i, 9, 9)).save(tmp_path / "images" / f"0 new {i}.png")
     shutil.copy(tmp_path / "images" / "0 new 0.png", tmp_path / "images" / "copy.png")
     said = prep(f"captions={table}").said
-    assert f"{counts['written'] + 3} of {counts['seen'] + 4} files" in said and "1 duplicates" in said
+    assert f"{counts['written'] + 3} of {counts['seen'] + 4} files" in said and "1 duplicate" in said
     assert all((tmp_path / "shards" / name).read_bytes() == data for name, data in before.items())
 
 
