@@ -25,7 +25,7 @@ from data_prep.settings import PackSettings
 
 PHOTOS, SIZE, REAL_SIZE = 200, 256, 64
 TIMES = 3  # files of each photo where one process is compared
-TIMES_TWO = 20  # and where two are: 4,000 files, in small shards, so that neither waits long for the other's last
+TIMES_TWO = 15  # and where two are: 3,000 files, in small shards, so that neither waits long for the other's last
 MEASURED_FIDELITY = 60  # photos
 Spent = tuple[float, float]  # seconds of wall and of CPU time
 PEER = os.environ.get("IMG2DATASET_PYTHON")
