@@ -1,6 +1,8 @@
-"""Reading shards: samples a second with all decoding, beside webdataset on the same tars; the limit is the bare tar.
+"""Preparing photos, beside img2dataset and a plain Pillow loop; reading shards with all decoding, beside webdataset.
 
-Each subject is a function that returns rows; the last lines say which are shown.
+img2dataset stays in an environment of its own: `python3.11 -m venv FOLDER && FOLDER/bin/pip install -r
+benchmarks/peers.txt`, then say IMG2DATASET_PYTHON=FOLDER/bin/python. The limit of preparing is decoding the JPEGs
+alone, that of reading is the bare tar. Each subject is a function that returns rows; the last lines say which.
 """
 
 import os
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import webdataset
+from prep import prep_rows
 from table import row, seconds, show
 
 from clipgen.data.manifest import Manifest
@@ -111,5 +114,6 @@ def window_rows(folder: Path, shards: list[str]) -> list[dict]:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as made:
-        paths = write_latents(Path(made))
-        show(read_rows(Path(made), paths) + window_rows(Path(made), paths), "Data")
+        rows, latents = prep_rows(Path(made)), Path(made) / "latents"
+        paths = write_latents(latents)
+        show(rows + read_rows(latents, paths) + window_rows(latents, paths), "Data")

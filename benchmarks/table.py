@@ -26,9 +26,12 @@ def seconds(ours: Callable[[], None], peer: Callable[[], None], rounds: int = 7)
     return statistics.median(times[0]), statistics.median(times[1])
 
 
+SMALLER_IS_BETTER = ("s", "ms", "MB", "B")  # units
+
+
 def row(name: str, unit: str, ours: float, peer: float, peer_name: str, limit: float | None = None) -> dict:
-    """A ratio above 1 means that ours is better; times are better when smaller, rates when larger."""
-    ratio = peer / ours if unit in ("s", "ms") else ours / peer
+    """A ratio above 1 means that ours is better; times and bytes are better when smaller, rates when larger."""
+    ratio = peer / ours if unit in SMALLER_IS_BETTER else ours / peer
     return {
         "row": name, "unit": unit, "ours": ours, "peer": peer, "peer_name": peer_name, "ratio": ratio, "limit": limit,
     }  # fmt: skip

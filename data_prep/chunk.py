@@ -33,12 +33,16 @@ class Task:
     origin: SourceFile | None
 
     def line(self) -> str:
-        return json.dumps([asdict(self.file), self.captions, self.origin and asdict(self.origin)]) + "\n"
+        return json.dumps([_place(self.file), self.captions, self.origin and _place(self.origin)]) + "\n"
 
     @classmethod
     def of(cls, line: str) -> "Task":
         file, captions, origin = json.loads(line)
-        return cls(SourceFile(**file), captions, SourceFile(**origin) if origin else None)
+        return cls(SourceFile(*file), captions, SourceFile(*origin) if origin else None)
+
+
+def _place(file: SourceFile) -> list[Any]:
+    return [file.path, file.bytes, file.tar, file.offset]
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,9 @@ class Chunk:
             and not Manifest("images", note.shards).problems(self.out)
         )
 
-    def write_list(self, tasks: list[Task]) -> None:
+    def write_list(self, lines: list[str]) -> None:
         with replacing(self.files_path) as temporary:
-            temporary.write_text("".join(task.line() for task in tasks), encoding="ascii")
+            temporary.write_text("".join(lines), encoding="ascii")
 
 
 @dataclass

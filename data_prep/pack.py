@@ -249,11 +249,12 @@ def _make(
     chunks, missing = [], []
     prep = fingerprint(place.prep)
     for number, tasks in enumerate(lists, first):
-        mark = fingerprint([prep, [task.line() for task in tasks]])
+        lines = [task.line() for task in tasks]
+        mark = fingerprint([prep, lines])
         chunk = Chunk(number, len(tasks), place.images, place.out, place.settings, mark, threshold)
         chunks.append(chunk)
         if wanted(number) and not chunk.is_made():
-            chunk.write_list(tasks)
+            chunk.write_list(lines)
             missing.append(chunk)
     if missing:
         to_do = sum(chunk.files for chunk in missing)

@@ -10,7 +10,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -34,30 +33,31 @@ def write_shard(path: str | Path, samples: Iterable[Sample]) -> Shard:
 
     The bytes depend on nothing but the samples: no time, no owner, members sorted. Raises UserError on a full disk.
     """
-    from webdataset import TarWriter  # imports torch, 1.5 s that reading does without
-
-    path, count = Path(path), 0
+    path, count, size, digest = Path(path), 0, 0, hashlib.sha256()
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        digest = _Digest(file)
-        with TarWriter(digest, encoder=False, user="", group="", mode=0o644, mtime=0) as writer:
-            for sample in samples:
-                writer.write(sample)
-                count += 1
-        file.flush()
-        size = file.tell()
-    return Shard(path.name, path.name.rpartition("-")[0], count, size, digest.sha256.hexdigest())
+
+        def write(data: bytes) -> None:
+            nonlocal size
+            size += file.write(data)
+            digest.update(data)
+
+        for sample in samples:
+            write(_members(sample))
+            count += 1
+        write(bytes(2 * _BLOCK))  # the end mark, filled up to a whole record
+        write(bytes(-size % tarfile.RECORDSIZE))
+    return Shard(path.name, path.name.rpartition("-")[0], count, size, digest.hexdigest())
 
 
-class _Digest:
-    """A file that takes the sha256 of what is written to it."""
-
-    def __init__(self, file: BinaryIO):
-        self.file = file
-        self.sha256 = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        return self.file.write(data)
+def _members(sample: Sample) -> bytes:
+    """A sample as webdataset's TarWriter would write it, in a third of its time and without its import of torch."""
+    parts: list[bytes] = []
+    for extension in sorted(name for name in sample if not name.startswith("_")):
+        data = sample[extension]
+        member = tarfile.TarInfo(f"{sample['__key__']}.{extension}")
+        member.size = len(data)
+        parts += [member.tobuf(tarfile.USTAR_FORMAT), data, bytes(-len(data) % _BLOCK)]
+    return b"".join(parts)
 
 
 class TarIndex(Sequence[Sample]):

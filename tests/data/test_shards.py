@@ -37,6 +37,19 @@ def test_the_same_samples_give_the_same_bytes_whoever_writes_them_whenever(tmp_p
         assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in tar} == {(0, 0, 0, "", "")}
 
 
+def test_the_bytes_are_those_of_webdatasets_own_writer(tmp_path):
+    import webdataset
+
+    for blocks in range(20):  # a tar is filled up to 20 blocks, and its end mark has two
+        last = {"__key__": "7", "tokens.npy": bytes(512 * blocks), "jpg": b"", "_at": b"left out"}
+        samples, peer = [*SAMPLES, last], io.BytesIO()
+        write_shard(tmp_path / "train-000000.tar", samples)
+        with webdataset.TarWriter(peer, encoder=False, user="", group="", mode=0o644, mtime=0) as writer:
+            for sample in samples:
+                writer.write(sample)
+        assert (tmp_path / "train-000000.tar").read_bytes() == peer.getvalue()
+
+
 def test_samples_are_read_at_random(shard):
     index = TarIndex(shard, samples=5)
     assert index.keys() == [sample["__key__"] for sample in SAMPLES]

@@ -404,11 +404,11 @@ def test_tars_of_something_else_are_not_written_over(image_folder, encoders, tmp
 
 @pytest.mark.parametrize("error, says", [(errno.ENOSPC, "the disk is full"), (errno.EACCES, "no permission to write")])
 def test_a_full_disk_and_a_missing_permission_are_told(image_folder, latents, encoders, tmp_path, error, says):
-    def write(self, data):
+    def fail(sample):
         raise OSError(error, "as the system says it")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clipgen.data.shards._Digest.write", write)
+        patch.setattr("clipgen.data.shards._members", fail)
         with pytest.raises(UserError, match=rf"train-000000\.tar: {says}"):
             encode(image_folder, tmp_path, encoders, TEXTS, "the test", batch_size=3)
     assert not list(tmp_path.glob("*.tar")) and not Manifest.exists(tmp_path)
