@@ -35,7 +35,7 @@ def rms_norm(*shape: int) -> dict:
 if __name__ == "__main__":
     rows = [
         group_norm(32, 32, 4),
-        group_norm(64, 16, 4),
+        group_norm(64, 16, 8),
         group_norm(128, 8, 32),
         rms_norm(32, 68, 192),
         rms_norm(32, 3, 68, 64),
