@@ -17,6 +17,7 @@ from clipgen.data.sample import Sample, sample_key
 from clipgen.data.shards import shard_name, write_shard
 from data_prep.convert import Converted, convert
 from data_prep.decode import SetAside
+from data_prep.heap import keep_freed_memory
 from data_prep.scan import SourceFile
 from data_prep.settings import PackSettings
 
@@ -124,6 +125,7 @@ class Note:
 
 def make_chunk(chunk: Chunk, tick) -> None:
     """Write the shards of a chunk and then its note; `tick` is called after each file."""
+    keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # a picture is too small to share, and each process has its core
     try:
