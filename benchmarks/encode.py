@@ -48,8 +48,8 @@ SHAPES = {
             "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 3},
         },
         vqgan=dict(
-            image_size=32, codebook_size=64, code_dim=8, channels=32, channel_multipliers=[1, 2, 2], res_blocks=1,
-            norm_groups=4,
+            image_size=32, codebook_size=64, code_dim=8, channels=64, channel_multipliers=[1, 1], res_blocks=1,
+            norm_groups=8, patch=2,
         ),
     ),
 }  # fmt: skip

@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from clipgen.errors import UserError
+from data_prep import executor
 from data_prep.settings import PackSettings
 
 
@@ -102,21 +103,13 @@ class TransformerModel:
 @dataclass
 class Encode:
     crops: int = 1
-    flip: bool = False
     precision: str = "auto"
     batch_size: int = 256
     workers: int | None = None
 
 
 @dataclass
-class Executor:
-    kind: str = "local"
-    address: str = "auto"
-    tasks: int | None = None
-    cpus: int = 1
-    gpus: float = 0
-    minutes: int = 720
-    options: dict[str, Any] = field(default_factory=dict)
+class Executor(executor.Executor):
     logs: str = "${out}/slurm"
 
 

@@ -17,7 +17,7 @@ Tick = Callable[[], object]  # a job calls it after each file
 Work = Callable[[Any, Tick], None]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Executor:
     """`kind` is local, ray or slurm; the rest is for the last two.
 

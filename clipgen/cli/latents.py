@@ -27,14 +27,13 @@ def encode_latents(cfg: Config, replace: bool = False) -> Manifest:
     """Image shards → latent shards, by the tokenizer and the CLIP in use."""
     e = cfg.encode
     make = networks(tokenizer_path(cfg), cfg.clip.model, cfg.clip.pretrained, pick_device(cfg.trainer.device))
-    crops, batch_size = max(e.crops, 1 + e.flip), e.batch_size
-    encoders = make(e.precision) if e.precision != "auto" else _faster(cfg, make, batch_size)
+    encoders = make(e.precision) if e.precision != "auto" else _faster(cfg, make, e.batch_size)
     texts, source = reference_texts(cfg.clip.model, cfg.clip.captions)
     there = MakeEncoders(
         str(tokenizer_path(cfg)), cfg.clip.model, cfg.clip.pretrained, cfg.trainer.device, encoders.precision
     )
     return encode(
-        cfg.shards, cfg.latents, encoders, texts, source, crops, batch_size, e.workers or cores(), replace,
+        cfg.shards, cfg.latents, encoders, texts, source, e.crops, e.batch_size, e.workers or cores(), replace,
         executor=Executor(**asdict_of(cfg.executor)), make_encoders=there, say=say,
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ from clipgen.cli.build import (
     tokenizer_settings,
     transformer_settings,
 )
-from clipgen.cli.latents import check_latents
+from clipgen.cli.latents import check_latents, say
 from clipgen.cli.machine import pick_device
 from clipgen.cli.record import Record, begin
 from clipgen.clip.frozen import FrozenClip
@@ -48,10 +48,6 @@ from data_prep.settings import PackSettings
 from data_prep.statistics import load_statistics
 
 PREVIEWS = 8  # pictures in a grid
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
 
 
 def clip_in_use(cfg: Config) -> FrozenClip:

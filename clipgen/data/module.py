@@ -6,7 +6,7 @@ counts optimizer steps (two a batch for a GAN).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -170,14 +170,13 @@ class LatentData(_Data):
 class _Numbered(Dataset):
     """Batch number → batch, or the UserError that it raised: `_Loader` raises it, in the process of the user."""
 
+    batch: Callable[[int], Batch]  # of those below
+
     def __getitem__(self, number: int) -> Batch | UserError:
         try:
             return self.batch(number)
         except UserError as error:  # raised in a worker it would come with a long traceback, and take torch 10 s
             return error
-
-    def batch(self, number: int) -> Batch:
-        raise NotImplementedError
 
 
 class _TrainingBatches(_Numbered):

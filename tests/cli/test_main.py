@@ -119,7 +119,7 @@ def test_a_verb_unlike_any_suggests_none(clipgen, one_line):
         (["run", "+images_dir=x"], "'images_dir'"),
         (["train", "transformer.train.learning_rate=1"], "'learning_rate'"),
         (["prep", "prep.sizes=1"], "'sizes'"),
-        (["encode", "encode.flips=true"], "'flips'"),
+        (["encode", "encode.crop=2"], "'crop'"),
         (["export", "runn=x"], "'runn'"),
         (["draw", "number=3"], "'number'"),
         (["verify", "shard=x"], "'shard'"),
