@@ -43,14 +43,24 @@ class VQGANTraining:
     batch_size: int | None = None
     lr: float | None = None
     warmup: int = 50
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    accumulate: int = 1
     continuous_steps: int = 100
-    restart_every: int = 50
+    usage_window: int = 50
+    restart_dead: bool = True
+    pixel_loss: str = "l1"
     perceptual_weight: float = 0.5
     gan_start: float = 0.8
+    gan_warmup: int = 0
     gan_weight: float = 0.1
     gan_layers: int = 2
     gan_channels: int = 32
+    gan_norm: str = "group"
     gan_lr: float = 2e-4
+    lecam: float = 0.0
+    perturb_share: float = 0.0
+    perturb_prob: float = 1.0
+    perturb_neighbours: int = 100
     clip_norm: float = 1.0
     flip: bool = False
 
@@ -59,16 +69,23 @@ class VQGANTraining:
 class Tokenizer:
     image_size: int | None = None
     downsample: int | None = None
+    quantizer: str = "nearest"
     codebook_size: int | None = None
     code_dim: int = 8
+    unit_codes: bool = True
+    commitment: float = 0.25
+    legacy: bool = False
+    decay: float = 0.99
+    kl_weight: float = 5e-4
+    levels: list[int] = field(default_factory=list)
     channels: int | None = None
     channel_multipliers: list[int] | None = None
     res_blocks: int | None = None
     attention_resolutions: list[int] = field(default_factory=list)
     z_channels: int = 64
     norm_groups: int | None = None
+    norm_eps: float = 1e-6
     patch: int | None = None
-    commitment: float = 0.25
     dropout: float = 0.0
     ckpt: str | None = None
     train: VQGANTraining = field(default_factory=VQGANTraining)
@@ -285,7 +302,9 @@ LEAST = {
     "tokenizer.image_size": 8, "tokenizer.downsample": 1, "tokenizer.codebook_size": 2,
     "tokenizer.code_dim": 1, "tokenizer.channels": 32, "tokenizer.res_blocks": 1, "tokenizer.z_channels": 1,
     "tokenizer.norm_groups": 1, "tokenizer.patch": 1,
-    "tokenizer.train.steps": 1, "tokenizer.train.batch_size": 1, "tokenizer.train.restart_every": 1,
+    "tokenizer.train.steps": 1, "tokenizer.train.batch_size": 1, "tokenizer.train.usage_window": 1,
+    "tokenizer.train.accumulate": 1, "tokenizer.train.gan_start": 0, "tokenizer.train.perturb_neighbours": 1,
+
     "transformer.width": 1, "transformer.depth": 1, "transformer.heads": 1, "transformer.n_prefix": 1,
     "transformer.train.steps": 1, "transformer.train.batch_size": 1, "clip.train.steps": 1, "clip.train.batch_size": 1,
     "encode.batch_size": 1, "encode.workers": 1, "sampling.batch_size": 1, "trainer.val_every": 1,
@@ -293,10 +312,15 @@ LEAST = {
     "executor.tasks": 1, "executor.cpus": 1, "executor.gpus": 0, "executor.minutes": 1,
 }  # fmt: skip
 FRACTIONS = (
-    "tokenizer.dropout", "tokenizer.train.gan_start", "transformer.dropout", "transformer.cond_drop_prob",
+    "tokenizer.dropout", "tokenizer.decay", "tokenizer.train.perturb_share", "tokenizer.train.perturb_prob",
+    "transformer.dropout", "transformer.cond_drop_prob",
     "transformer.train.min_level", "transformer.train.label_smoothing", "sampling.fidelity", "sampling.top_p",
 )  # fmt: skip
-CHOICES = {"encode.crops": (1, 2, 10), "encode.precision": ("auto", "fp32", "bf16")}
+CHOICES = {
+    "encode.crops": (1, 2, 10), "encode.precision": ("auto", "fp32", "bf16"),
+    "tokenizer.quantizer": ("nearest", "moving_average", "simvq", "gumbel", "fsq"),
+    "tokenizer.train.pixel_loss": ("l1", "l2"), "tokenizer.train.gan_norm": ("group", "batch"),
+}  # fmt: skip
 
 
 def _value(cfg: Any, key: str) -> Any:

@@ -51,7 +51,7 @@ def config(*words: str) -> Config:
         ("tokenizer.res_blocks=0", "tokenizer.res_blocks=0"),
         ("tokenizer.code_dim=0", "tokenizer.code_dim=0"),
         ("tokenizer.z_channels=0", "tokenizer.z_channels=0"),
-        ("tokenizer.train.restart_every=0", "tokenizer.train.restart_every=0"),
+        ("tokenizer.train.usage_window=0", "tokenizer.train.usage_window=0"),
         ("transformer.width=0", "transformer.width=0"),
         ("transformer.depth=0", "transformer.depth=0"),
         ("transformer.heads=0 transformer.width=64", "transformer.heads=0"),

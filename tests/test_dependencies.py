@@ -92,6 +92,7 @@ def test_the_imports_were_found():
         (("hydra", "omegaconf"), ("clipgen/cli/*", "clipgen/config.py")),
         (("pytorch_lightning", "lightning"), ("clipgen/*/module.py", "clipgen/callbacks/*", "clipgen/cli/*")),
         (("taming",), ("clipgen/tokenizer/*",)),
+        (("vector_quantize_pytorch",), ("clipgen/tokenizer/quantize/finite_scalar.py",)),
         (("open_clip",), ("clipgen/clip/*",)),
         (("webdataset",), ("clipgen/data/shards.py",)),
         (("ray",), ("data_prep/on_ray.py",)),
@@ -111,7 +112,8 @@ def test_a_package_is_known_in_its_homes_only(package, homes):
 @pytest.mark.parametrize(
     ("part", "allowed"),
     [
-        ("clipgen/tokenizer/*", ("clipgen.tokenizer",)),
+        ("clipgen/tokenizer/*", ("clipgen.tokenizer", "clipgen.ranks", "clipgen.schedule")),
+        ("clipgen/ranks.py", ()),
         ("clipgen/transformer/*", ("clipgen.transformer",)),
         ("clipgen/clip/*", ("clipgen.clip", "clipgen.checkpoint", "clipgen.data", "clipgen.errors")),
         ("clipgen/data/*", ("clipgen.data", "clipgen.errors")),
@@ -146,7 +148,7 @@ def test_a_package_is_known_in_its_homes_only(package, homes):
     ],
 )  # fmt: skip
 def test_what_a_part_may_know_of_ours(part, allowed):
-    extra = ("clipgen.callbacks", "clipgen.schedule", "clipgen.data.transforms")  # what trains knows these
+    extra = ("clipgen.callbacks", "clipgen.ranks", "clipgen.schedule", "clipgen.data.transforms")  # of what trains
     for each in imported_by(part):
         if each.top in ("clipgen", "data_prep"):
             permitted = allowed + extra if fnmatch(each.file, "clipgen/*/module.py") else allowed
@@ -158,7 +160,10 @@ def test_the_two_stages_never_import_each_other(stage, other):
     none([each for each in imported_by(f"clipgen/{stage}/*") if each.within(f"clipgen.{other}", "clipgen.clip")])
 
 
-@pytest.mark.parametrize(("stage", "third_parties"), [("tokenizer", {"torch", "taming"}), ("transformer", {"torch"})])
+@pytest.mark.parametrize(
+    ("stage", "third_parties"),
+    [("tokenizer", {"torch", "taming", "vector_quantize_pytorch"}), ("transformer", {"torch"})],
+)
 def test_models_caches_samplers_and_losses_import_torch_only(stage, third_parties):
     for each in imported_by(f"clipgen/{stage}/*"):
         if each.file != f"clipgen/{stage}/module.py" and each.top not in sys.stdlib_module_names | {"clipgen"}:

@@ -23,7 +23,7 @@ from clipgen.callbacks.throughput import Throughput
 from clipgen.checkpoint import read_checkpoint, submodule, weights_sha256
 from clipgen.cli.machine import pick_device, pick_precision
 from clipgen.clip.frozen import LOCAL_DIR, FrozenClip, load_clip
-from clipgen.config import Config, Tokenizer, Trainer, TransformerModel
+from clipgen.config import Config, Tokenizer, Trainer, TransformerModel, VQGANTraining
 from clipgen.data.atomic import replacing
 from clipgen.errors import UserError
 from clipgen.tokenizer.vqgan import VQGAN
@@ -31,7 +31,12 @@ from clipgen.transformer.model import Transformer
 
 VQGAN_KEYS = (
     "image_size", "codebook_size", "code_dim", "channels", "channel_multipliers", "res_blocks",
-    "attention_resolutions", "z_channels", "commitment", "dropout", "norm_groups", "patch",
+    "attention_resolutions", "z_channels", "dropout", "norm_groups", "norm_eps", "patch",
+    "quantizer", "commitment", "unit_codes", "legacy", "decay", "kl_weight", "levels",
+)  # fmt: skip
+VQGAN_TRAINING_KEYS = (
+    "steps", "lr", "warmup", "betas", "accumulate", "continuous_steps", "usage_window", "restart_dead", "pixel_loss",
+    "perceptual_weight", "gan_warmup", "gan_weight", "gan_lr", "clip_norm",
 )  # fmt: skip
 TRANSFORMER_KEYS = ("width", "depth", "heads", "n_prefix", "cond_drop_prob", "dropout", "rope_base")
 
@@ -39,6 +44,11 @@ TRANSFORMER_KEYS = ("width", "depth", "heads", "n_prefix", "cond_drop_prob", "dr
 def tokenizer_settings(cfg: Tokenizer) -> dict[str, Any]:
     """What `VQGAN(**settings)` takes."""
     return {key: value for key, value in asdict_of(cfg).items() if key in VQGAN_KEYS}
+
+
+def gan_start(cfg: VQGANTraining) -> int:
+    """The batch at which the GAN begins: `gan_start` itself, or below 1 that share of the training."""
+    return int(cfg.gan_start * cfg.steps) if cfg.gan_start < 1 else int(cfg.gan_start)
 
 
 def transformer_settings(cfg: TransformerModel, grid, codebook_size: int, embed_dim: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from clipgen.cli.build import gan_start
 from clipgen.config import Config
 from clipgen.data.atomic import replacing
 from clipgen.data.module import ImageData
@@ -38,7 +39,7 @@ def evaluate_run(cfg: Config, pipeline: ClipGen, out: Path) -> dict[str, float]:
             "reconstructions",
         )
     t = cfg.tokenizer.train
-    metrics["vqgan.gan_share"] = round(1 - t.gan_start, 4) if t.gan_weight > 0 else 0.0
+    metrics["vqgan.gan_share"] = round(max(0.0, 1 - gan_start(t) / t.steps), 4) if t.gan_weight > 0 else 0.0
     metrics |= _transformer_loss(out)
     if cfg.world == "shapes":
         metrics |= zero_shot(pipeline.clip, size)

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from PIL import Image
 
 from clipgen.checkpoint import read_checkpoint, submodule
 from clipgen.cli.build import (
+    VQGAN_TRAINING_KEYS,
     asdict_of,
+    gan_start,
     load_clip_once,
     load_tokenizer,
     load_transformer,
@@ -35,6 +38,9 @@ from clipgen.data.transforms import to_model_range, to_uint8
 from clipgen.errors import UserError
 from clipgen.picture import image_grid
 from clipgen.pipeline import ClipGen
+from clipgen.tokenizer.adversary import Adversary
+from clipgen.tokenizer.codes import Perturbation
+from clipgen.tokenizer.loss import perceptual_distance
 from clipgen.tokenizer.module import VQGANModule
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.condition import centre
@@ -101,21 +107,23 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
     vqgan = VQGAN(**settings["tokenizer"])
     if t.ckpt:
         vqgan.load_state_dict(submodule(read_checkpoint(t.ckpt, "vqgan"), "vqgan"))
-    gan_start = int(t.train.gan_start * t.train.steps)
-    training = {key: value for key, value in training.items() if key not in ("gan_start", "batch_size", "flip")}
     module = VQGANModule(
         vqgan,
-        perceptual=clip.features if clip else None,
-        gan_start=gan_start,
+        perceptual=partial(perceptual_distance, clip.features) if clip else None,
+        adversary=Adversary(t.train.gan_layers, t.train.gan_channels, t.train.gan_norm, t.train.lecam),
+        gan_start=gan_start(t.train),
+        perturbation=Perturbation(t.train.perturb_share, t.train.perturb_prob, t.train.perturb_neighbours)
+        if t.train.perturb_share
+        else None,
         seed=cfg.seed,
         settings=settings,
-        **training,
+        **{key: value for key, value in training.items() if key in VQGAN_TRAINING_KEYS},
     )
 
     def draw() -> Image.Image:
         pixels = data.val_batches.plain(range(min(PREVIEWS, data.n_val)))["image"]
         image_BCHW = to_model_range(pixels).to(module.device)
-        made = module.vqgan(image_BCHW, quantise=module.batches >= module.continuous_steps).image_BCHW
+        made = module.vqgan(image_BCHW, module.quantising).image_BCHW
         rows = [*pixels.numpy(), *to_uint8(made.float()).cpu().numpy()]
         return image_grid(rows, len(pixels), ["images", "reconstructions"])
 

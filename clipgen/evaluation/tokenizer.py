@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from clipgen.data.transforms import to_model_range, to_uint8
+from clipgen.tokenizer.codes import perplexity, usage
 from clipgen.tokenizer.loss import psnr
-from clipgen.tokenizer.quantize import perplexity, usage
 from clipgen.tokenizer.vqgan import VQGAN
 
 

@@ -1,4 +1,4 @@
-"""Losses of stage 1: L1, perceptual, and a hinge GAN whose weight adapts (VQGAN, arXiv 2012.09841, equations 5 to 7).
+"""Losses of stage 1 between a picture and its reconstruction (VQGAN, arXiv 2012.09841, equations 5 to 7).
 
 B batch, H W pixels
 """
@@ -12,19 +12,10 @@ from torch import Tensor
 Features = Callable[[Tensor], Sequence[Tensor]]  # images (B, 3, H, W) in [-1, 1] → maps (B, C, h, w)
 
 
-def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    return 0.5 * (F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean())
-
-
-def hinge_generator(fake: Tensor) -> Tensor:
-    return -fake.float().mean()
-
-
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """‖∇ reconstruction‖ / ‖∇ adversarial‖ at the decoder's last layer, at most 10⁴ (equation 7); no gradient."""
-    reconstruction_grad = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0]
-    adversarial_grad = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0]
-    return (reconstruction_grad.norm() / (adversarial_grad.norm() + 1e-4)).clamp(max=1e4).detach()
+def pixel_distance(image_BCHW: Tensor, other_BCHW: Tensor, kind: str) -> Tensor:
+    """Mean absolute (`l1`) or squared (`l2`) difference, in float32."""
+    difference = image_BCHW.float() - other_BCHW
+    return difference.abs().mean() if kind == "l1" else difference.square().mean()
 
 
 def perceptual_distance(features: Features, image_BCHW: Tensor, other_BCHW: Tensor) -> Tensor:
@@ -40,6 +31,21 @@ def perceptual_distance(features: Features, image_BCHW: Tensor, other_BCHW: Tens
         for a, b in zip(got, wanted, strict=True)
     ]
     return torch.stack(distances).mean()
+
+
+def adaptive_weight(
+    reconstruction: Tensor,
+    adversarial: Tensor,
+    last_layer: Tensor,
+    over_ranks: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> Tensor:
+    """‖∇ reconstruction‖ / ‖∇ adversarial‖ at the decoder's last layer, at most 10⁴ (equation 7); no gradient.
+
+    `over_ranks` takes the mean of a gradient over ranks, so that all of them weigh alike.
+    """
+    grads = [torch.autograd.grad(loss, last_layer, retain_graph=True)[0] for loss in (reconstruction, adversarial)]
+    of_image, of_adversary = (over_ranks(grad.float()).norm() for grad in grads)
+    return (of_image / (of_adversary + 1e-4)).clamp(max=1e4).detach()
 
 
 def psnr(image_BHWC: Tensor, other_BHWC: Tensor) -> Tensor:

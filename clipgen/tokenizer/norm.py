@@ -22,12 +22,12 @@ class GroupNorm(nn.GroupNorm):
         return F.group_norm(x_BChw, self.num_groups, self.weight.to(x_BChw), self.bias.to(x_BChw), self.eps)
 
 
-def replace_group_norms(module: nn.Module, groups: int) -> None:
+def replace_group_norms(module: nn.Module, groups: int, eps: float = 1e-6) -> None:
     """Turn every `nn.GroupNorm` below `module` into ours with `groups` groups, in place; parameters and keys stay."""
     for child in module.modules():
         if type(child) is nn.GroupNorm:
             child.__class__ = GroupNorm
-            child.num_groups = groups
+            child.num_groups, child.eps = groups, eps
 
 
 class _ChannelsLast(torch.autograd.Function):

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from taming.modules.diffusionmodules.model import Decoder, Encoder
 from torch import Tensor, nn
 
+from clipgen.tokenizer.codes import Perturbation
 from clipgen.tokenizer.norm import replace_group_norms
-from clipgen.tokenizer.quantize import VectorQuantizer
+from clipgen.tokenizer.quantize import quantizer as make_quantizer
 
 
 class Reconstruction(NamedTuple):
@@ -29,13 +30,16 @@ class VQGAN(nn.Module):
     With `patch` above 1 the networks see patches of that side as channels (space-to-depth) and no full-resolution maps,
     which are most of the work on small machines.
 
+    `image_size` is the side of a square, or (height, width). `attention_resolutions` are those of the longer side.
+    `quantizer` is a kind of `clipgen.tokenizer.quantize`, and what follows it are settings of it.
+
     taming's 32 norm groups leave a network of 32 channels one channel a group, which takes the mean colour out of
     every map; give narrow networks fewer `norm_groups`.
     """
 
     def __init__(
         self,
-        image_size: int,
+        image_size: int | Sequence[int],
         codebook_size: int,
         code_dim: int,
         channels: int,
@@ -43,22 +47,30 @@ class VQGAN(nn.Module):
         res_blocks: int,
         attention_resolutions: Sequence[int] = (),
         z_channels: int = 64,
-        commitment: float = 0.25,
         dropout: float = 0.0,
         norm_groups: int = 32,
+        norm_eps: float = 1e-6,
         patch: int = 1,
+        quantizer: str = "nearest",
+        commitment: float = 0.25,
+        unit_codes: bool = True,
+        legacy: bool = False,
+        decay: float = 0.99,
+        kl_weight: float = 5e-4,
+        levels: Sequence[int] = (),
     ):
         super().__init__()
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.image_size = image_size
         self.patch = patch
         self.downsample = patch * 2 ** (len(channel_multipliers) - 1)
-        self.grid = image_size // self.downsample
+        self.grid = (height // self.downsample, width // self.downsample)
         shape = {
             "ch": channels,
             "ch_mult": tuple(channel_multipliers),
             "num_res_blocks": res_blocks,
             "attn_resolutions": tuple(attention_resolutions),
-            "resolution": image_size // patch,
+            "resolution": max(height, width) // patch,
             "z_channels": z_channels,
             "in_channels": 3 * patch**2,
             "out_ch": 3 * patch**2,
@@ -67,11 +79,15 @@ class VQGAN(nn.Module):
         with contextlib.redirect_stdout(io.StringIO()):  # taming's Decoder prints its shape
             self.encoder = Encoder(double_z=False, **shape)
             self.decoder = Decoder(**shape)
-        replace_group_norms(self, norm_groups)
-        self.quantizer = VectorQuantizer(z_channels, codebook_size, code_dim, commitment)
+        replace_group_norms(self, norm_groups, norm_eps)
+        self.quantizer = make_quantizer(
+            quantizer, z_channels, codebook_size, code_dim, commitment, unit_codes, legacy, decay, kl_weight, levels
+        )
 
-    def forward(self, image_BCHW: Tensor, quantise: bool = True) -> Reconstruction:
-        quantized = self.quantizer(self.encoder(self.patches(image_BCHW)), quantise)
+    def forward(
+        self, image_BCHW: Tensor, quantise: bool = True, perturbation: Perturbation | None = None
+    ) -> Reconstruction:
+        quantized = self.quantizer(self.encoder(self.patches(image_BCHW)), quantise, perturbation)
         image_BCHW = F.pixel_shuffle(self.decoder(quantized.z_BChw), self.patch)
         return Reconstruction(image_BCHW, quantized.tokens_Bhw, quantized.loss, quantized.vectors_ND)
 

@@ -21,7 +21,7 @@ TINY = (
     "tokenizer=small_f4", "tokenizer.codebook_size=128", "model=clipgen_tiny", "transformer.width=64",
     "transformer.depth=1", "transformer.heads=1",
     "tokenizer.train.steps=6", "tokenizer.train.batch_size=8", "tokenizer.train.warmup=1",
-    "tokenizer.train.continuous_steps=2", "tokenizer.train.restart_every=2", "tokenizer.train.gan_start=0.5",
+    "tokenizer.train.continuous_steps=2", "tokenizer.train.usage_window=2", "tokenizer.train.gan_start=0.5",
     "transformer.train.steps=6", "transformer.train.batch_size=8", "transformer.train.warmup=1",
     "trainer.threads=1", "trainer.device=cpu", "trainer.val_every=3", "trainer.grid_every=3", "prep.workers=1",
     "clip.pretrained=null",

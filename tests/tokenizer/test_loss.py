@@ -4,17 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipgen.tokenizer.loss import adaptive_weight, hinge_discriminator, hinge_generator, perceptual_distance
+from clipgen.tokenizer.loss import adaptive_weight, perceptual_distance, pixel_distance
 
 
-def test_hinge_discriminator():
-    real, fake = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-2.0, 0.0, 1.0])
-    assert hinge_discriminator(real, fake).item() == pytest.approx(0.5 * ((0 + 0.5 + 2) / 3 + (0 + 1 + 2) / 3))
-    assert hinge_discriminator(torch.ones(4), -torch.ones(4)) == 0
-
-
-def test_hinge_generator_wants_high_logits():
-    assert hinge_generator(torch.tensor([1.0, 3.0])) == -2
+def test_pixel_distances():
+    image, other = torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[[0.0, 3.0]]]])
+    assert pixel_distance(image, other, "l1") == 1.0
+    assert pixel_distance(image, other, "l2") == 2.0
 
 
 def layer_losses(scale: float = 1.0):

@@ -1,6 +1,7 @@
 """Real Lightning runs of stage 1 on a few pictures: counting, the discriminator's part, and exact resume."""
 
 import copy
+from functools import partial
 
 import pytest
 import pytorch_lightning as pl
@@ -10,6 +11,8 @@ from torch import nn
 from clipgen.checkpoint import read_checkpoint, submodule
 from clipgen.clip.frozen import load_clip
 from clipgen.data.module import ImageData
+from clipgen.tokenizer.adversary import Adversary
+from clipgen.tokenizer.loss import perceptual_distance
 from clipgen.tokenizer.module import VQGANModule
 from clipgen.tokenizer.vqgan import VQGAN
 
@@ -24,7 +27,7 @@ ARCHITECTURE = dict(
 def module(**changes) -> VQGANModule:
     torch.manual_seed(0)
     settings = dict(
-        steps=STEPS, lr=1e-3, warmup=2, continuous_steps=3, restart_every=2, gan_start=6, gan_layers=1, gan_channels=8
+        steps=STEPS, lr=1e-3, warmup=2, continuous_steps=3, usage_window=2, gan_start=6, adversary=Adversary(1, 8)
     )
     return VQGANModule(VQGAN(**ARCHITECTURE), settings={"tokenizer": ARCHITECTURE}, **settings | changes)
 
@@ -40,8 +43,8 @@ class Watch(pl.Callback):
         self.discriminators, self.logged = [], []
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        if module.discriminator is not None:
-            self.discriminators.append(copy.deepcopy(module.discriminator.state_dict()))
+        if module.adversary is not None:
+            self.discriminators.append(copy.deepcopy(module.adversary.state_dict()))
         self.logged.append({name: float(value) for name, value in trainer.callback_metrics.items()})
 
 
@@ -49,7 +52,7 @@ class Watch(pl.Callback):
 def unbroken(image_folder, tmp_path_factory, make_trainer, save_at):
     """A whole training with validation, and its checkpoints before, at and after each change of its course."""
     folder, watch, trained = tmp_path_factory.mktemp("unbroken"), Watch(), module()
-    before = copy.deepcopy(trained.discriminator.state_dict())
+    before = copy.deepcopy(trained.adversary.state_dict())
     trainer = make_trainer(watch, save_at(folder, {2, 3, 4, 6, 7, STEPS}), val_check_interval=4)
     trainer.fit(trained, datamodule=data(image_folder))
     return trained, watch, before, folder, trainer
@@ -140,7 +143,8 @@ def test_the_perceptual_network_is_not_in_the_checkpoint(
 ):
     features = load_clip(f"local-dir:{tiny_clip_folder}").features if kind == "clip" else Features()
     before = copy.deepcopy(features.state_dict()) if kind == "module" else {}
-    trained = module(steps=2, perceptual=features, gan_weight=0.0)
+    distance = partial(perceptual_distance, features)
+    trained = module(steps=2, perceptual=distance, gan_weight=0.0)
     trainer = make_trainer(save_at(tmp_path, {1, 2}), limit_val_batches=0)
     trainer.fit(trained, datamodule=data(image_folder, 2))
     assert trainer.callback_metrics["train/perceptual"] > 0
@@ -148,7 +152,7 @@ def test_the_perceptual_network_is_not_in_the_checkpoint(
     assert state
     assert {name.split(".")[0] for name in state} == {"vqgan"}
 
-    continued = module(steps=2, perceptual=features, gan_weight=0.0)
+    continued = module(steps=2, perceptual=distance, gan_weight=0.0)
     make_trainer(limit_val_batches=0).fit(continued, datamodule=data(image_folder, 2), ckpt_path=tmp_path / "1.ckpt")
     assert continued.batches == 2
     for name, tensor in before.items():
@@ -160,6 +164,6 @@ def test_without_a_gan_there_is_no_discriminator(image_folder, make_trainer):
         trained = module(steps=2, **off)
         trainer = make_trainer(limit_val_batches=0)
         trainer.fit(trained, datamodule=data(image_folder, 2))
-        assert trained.discriminator is None
+        assert trained.adversary is None
         assert len(trainer.optimizers) == 1
         assert trained.batches == 2

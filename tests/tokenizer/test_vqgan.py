@@ -21,10 +21,11 @@ def test_shapes_follow_the_downsampling(multipliers, downsample):
     model = vqgan(16, multipliers)
     made = model(images(16))
     assert model.downsample == downsample
-    assert model.grid == 16 // downsample
+    grid = 16 // downsample
+    assert model.grid == (grid, grid)
     assert made.image_BCHW.shape == (2, 3, 16, 16)
-    assert made.tokens_Bhw.shape == (2, model.grid, model.grid)
-    assert made.vectors_ND.shape == (2 * model.grid**2, 4)
+    assert made.tokens_Bhw.shape == (2, grid, grid)
+    assert made.vectors_ND.shape == (2 * grid**2, 4)
 
 
 @torch.no_grad()

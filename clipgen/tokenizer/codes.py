@@ -1,0 +1,57 @@
+"""What is done with the codes of a codebook, whatever quantizer they are from: search, perturbation, how many are used.
+
+N vectors, D code size, K codebook size
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+CHUNK = 1 << 24  # similarities held at once, so that K = 16,384 never needs an (N, K) matrix
+
+
+def nearest_codes(vectors_ND: Tensor, codes_KD: Tensor, k: int = 1) -> Tensor:
+    """Indices of the k codes at the least distance, nearest first, (N, k); float32 whatever autocast says."""
+    codes_KD = codes_KD.detach().float()
+    half_squares_K = codes_KD.square().sum(-1) / 2  # |v − c|² / 2 = |v|² / 2 + |c|² / 2 − v·c
+    with torch.autocast(vectors_ND.device.type, enabled=False):
+        found = []
+        for chunk in vectors_ND.detach().float().split(max(1, CHUNK // len(codes_KD))):
+            closeness = torch.addmm(-half_squares_K, chunk, codes_KD.T)
+            found.append(closeness.argmax(-1, keepdim=True) if k == 1 else closeness.topk(k).indices)
+        return torch.cat(found)
+
+
+class Perturbation(NamedTuple):
+    """Mistakes to train the decoder on (RobustTok, arXiv 2503.08354): it will be given some by the Transformer.
+
+    In the first `share` of the pictures of a batch each token becomes, with probability `prob`, one of the
+    `neighbours` codes that are nearest to the encoder's vector.
+    """
+
+    share: float
+    prob: float
+    neighbours: int
+
+    def __call__(self, tokens_BL: Tensor, vectors_BLD: Tensor, codes_KD: Tensor) -> Tensor:
+        """Tokens (B, L), some of them replaced."""
+        chosen = round(self.share * len(tokens_BL))
+        if not chosen:
+            return tokens_BL
+        near_Nk = nearest_codes(vectors_BLD[:chosen].flatten(0, 1), codes_KD, min(self.neighbours, len(codes_KD)))
+        pick_N1 = torch.randint(near_Nk.shape[1], (len(near_Nk), 1), device=near_Nk.device)
+        other_BL = near_Nk.gather(1, pick_N1).view(chosen, -1)
+        replaced_BL = torch.rand(other_BL.shape, device=other_BL.device) < self.prob
+        return torch.cat([torch.where(replaced_BL, other_BL, tokens_BL[:chosen]), tokens_BL[chosen:]])
+
+
+def usage(counts_K: Tensor) -> float:
+    """Share of the codebook that occurs at all."""
+    return float((counts_K > 0).float().mean())
+
+
+def perplexity(counts_K: Tensor) -> float:
+    """exp(entropy) of the code distribution: how many codes it is worth, from 1 to K."""
+    p_K = counts_K.float() / counts_K.sum().clamp(min=1)
+    return float(torch.exp(-(p_K * torch.log(p_K.clamp(min=1e-12))).sum()))

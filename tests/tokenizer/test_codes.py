@@ -1,0 +1,73 @@
+"""Codes: the search in chunks and in float32, mistakes to train on, usage."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clipgen.tokenizer import codes
+from clipgen.tokenizer.codes import Perturbation, nearest_codes, perplexity, usage
+
+
+def drawn(*shape, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_nearest_codes_are_the_same_in_chunks(monkeypatch):
+    vectors_ND, codes_KD = drawn(1000, 4), drawn(64, 4, seed=1)
+    wanted = torch.cdist(vectors_ND, codes_KD).argsort(-1)[:, :3]
+    assert torch.equal(nearest_codes(vectors_ND, codes_KD, 3), wanted)
+    for chunk in (1, 64 * 7, 64 * 1000):  # one row at a time, rows that do not divide, all
+        monkeypatch.setattr(codes, "CHUNK", chunk)
+        assert torch.equal(nearest_codes(vectors_ND, codes_KD)[:, 0], wanted[:, 0])
+
+
+def test_the_nearest_code_is_found_in_float32_under_autocast():
+    vectors_ND, codes_KD = F.normalize(drawn(2000, 4), dim=-1), F.normalize(drawn(1024, 4, seed=1), dim=-1)
+    wanted = (vectors_ND @ codes_KD.T).argmax(-1)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = (vectors_ND @ codes_KD.T).argmax(-1)
+        found = nearest_codes(vectors_ND, codes_KD)[:, 0]
+    assert not torch.equal(rough, wanted)  # else this test shows nothing
+    assert torch.equal(found, wanted)
+
+
+@pytest.mark.slow
+def test_no_matrix_of_all_distances_is_held():
+    """4 × 16² vectors of 8 pictures against 16,384 codes: 0.5 GB as one matrix."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            out = function(*args, **kwargs or {})
+            for one in out if isinstance(out, tuple) else (out,):
+                if isinstance(one, torch.Tensor):
+                    largest = max(largest, one.numel())
+            return out
+
+    with Watch():
+        nearest_codes(drawn(8192, 8), drawn(16_384, 8, seed=1))
+    assert largest <= codes.CHUNK < 8192 * 16_384
+
+
+def test_a_share_of_the_pictures_gets_near_codes_instead():
+    torch.manual_seed(0)
+    codes_KD, vectors_BLD = drawn(50, 4), drawn(10, 40, 4, seed=1)
+    tokens_BL = nearest_codes(vectors_BLD.flatten(0, 1), codes_KD).view(10, 40)
+    near_BLk = nearest_codes(vectors_BLD.flatten(0, 1), codes_KD, 5).view(10, 40, 5)
+    made_BL = Perturbation(share=0.3, prob=0.5, neighbours=5)(tokens_BL, vectors_BLD, codes_KD)
+    assert torch.equal(made_BL[3:], tokens_BL[3:])
+    assert (made_BL[..., None] == near_BLk).any(-1).all()
+    assert 0.25 < (made_BL[:3] != tokens_BL[:3]).float().mean() < 0.55  # half of them, a fifth of these unchanged
+    assert torch.equal(Perturbation(0.0, 1.0, 5)(tokens_BL, vectors_BLD, codes_KD), tokens_BL)
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "codes"),
+    [([3, 3, 3, 3], 1.0, 4.0), ([5, 5, 0, 0], 0.5, 2.0), ([7, 0, 0, 0], 0.25, 1.0), ([2, 1, 1, 0], 0.75, 2 * 2**0.5)],
+)
+def test_usage_and_perplexity(counts, share, codes):
+    assert usage(torch.tensor(counts)) == share
+    assert perplexity(torch.tensor(counts)) == pytest.approx(codes, rel=1e-5)
