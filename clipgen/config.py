@@ -308,7 +308,7 @@ LEAST = {
     "transformer.width": 1, "transformer.depth": 1, "transformer.heads": 1, "transformer.n_prefix": 1,
     "transformer.train.steps": 1, "transformer.train.batch_size": 1, "clip.train.steps": 1, "clip.train.batch_size": 1,
     "encode.batch_size": 1, "encode.workers": 1, "sampling.batch_size": 1, "trainer.val_every": 1,
-    "trainer.grid_every": 1, "trainer.val_samples": 0, "trainer.num_workers": 0,
+    "trainer.grid_every": 1, "trainer.val_samples": 0, "trainer.num_workers": 0, "trainer.devices": 1,
     "executor.tasks": 1, "executor.cpus": 1, "executor.gpus": 0, "executor.minutes": 1,
 }  # fmt: skip
 FRACTIONS = (

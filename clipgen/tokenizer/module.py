@@ -94,7 +94,8 @@ class VQGANModule(pl.LightningModule):
         made, logged = zip(*(self._generate(image_BCHW, gan_on) for image_BCHW in pictures), strict=True)
         self._step(optimizer, self.vqgan.parameters())
         self._tend_codebook(made)
-        parts = {name: torch.stack([part[name] for part in logged]).mean() for name in logged[0]}
+        means = mean_over_ranks(torch.stack([torch.stack(list(part.values())) for part in logged]).mean(0))
+        parts = dict(zip(logged[0], means, strict=True))
         if gan_on:
             set_learning_rates(of_adversary, self.gan_lr * factor)
             of_adversary[0].zero_grad()
