@@ -34,12 +34,12 @@ from clipgen.transformer.model import Transformer
 
 VQGAN_KEYS = (
     "image_size", "codebook_size", "code_dim", "channels", "channel_multipliers", "res_blocks",
-    "attention_resolutions", "z_channels", "dropout", "norm_groups", "norm_eps", "patch",
+    "attention_resolutions", "z_channels", "dropout", "norm_groups", "norm_eps", "patch", "network",
     "quantizer", "commitment", "unit_codes", "legacy", "decay", "kl_weight", "levels",
 )  # fmt: skip
 VQGAN_TRAINING_KEYS = (
-    "steps", "lr", "warmup", "betas", "accumulate", "continuous_steps", "usage_window", "restart_dead", "pixel_loss",
-    "perceptual_weight", "gan_warmup", "gan_weight", "gan_lr", "clip_norm",
+    "steps", "lr", "warmup", "lr_final", "betas", "accumulate", "continuous_steps", "usage_window", "restart_dead",
+    "pixel_loss", "perceptual_weight", "gan_warmup", "gan_weight", "gan_lr", "clip_norm",
 )  # fmt: skip
 TRANSFORMER_KEYS = ("width", "depth", "heads", "n_prefix", "cond_drop_prob", "dropout", "rope_base")
 

@@ -75,7 +75,7 @@ def test_two_killed_ranks_continue_to_the_same_end(train, run_folder, tiny, tmp_
 def test_what_one_rank_refuses_is_one_line_and_ends_all(clipgen_process, one_line, run_folder, tiny, tmp_path):
     shards = f"shards={run_folder / 'shards'}"
     outcome = clipgen_process("train", *tiny, "stage=vqgan", shards, f"out={tmp_path}", "trainer.devices=3")
-    assert "batch_size 8 cannot be shared by 3 devices" in one_line(outcome)
+    assert "tokenizer.train.batch_size=8 cannot be shared by trainer.devices=3" in one_line(outcome)
 
 
 def test_a_sweep_over_several_devices_is_refused(clipgen_process, one_line, run_folder, tiny, tmp_path):
