@@ -4,6 +4,7 @@ A value of null means "chosen from the images and the machine" (clipgen/defaults
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,7 +70,7 @@ class VQGANTraining:
 
 @dataclass
 class Tokenizer:
-    image_size: int | None = None
+    image_size: Any = None  # pixels of the side, or [height, width]
     downsample: int | None = None
     quantizer: str = "nearest"
     codebook_size: int | None = None
@@ -302,7 +303,7 @@ def _flat(text: str) -> str:
 
 LEAST = {
     "prep.size": 1, "prep.workers": 1,
-    "tokenizer.image_size": 8, "tokenizer.downsample": 1, "tokenizer.codebook_size": 2,
+    "tokenizer.downsample": 1, "tokenizer.codebook_size": 2,
     "tokenizer.code_dim": 1, "tokenizer.channels": 32, "tokenizer.res_blocks": 1, "tokenizer.z_channels": 1,
     "tokenizer.norm_groups": 1, "tokenizer.patch": 1,
     "tokenizer.train.steps": 1, "tokenizer.train.batch_size": 1, "tokenizer.train.usage_window": 1,
@@ -346,11 +347,7 @@ def check(cfg: Config) -> None:
         if (value := _value(cfg, key)) not in choices:
             raise UserError(f"{key}={value} is unknown; take {', '.join(map(str, choices[:-1]))} or {choices[-1]}")
     t, m = cfg.tokenizer, cfg.transformer
-    if t.image_size and t.downsample and t.image_size % t.downsample:
-        raise UserError(
-            f"tokenizer.image_size={t.image_size} is not divisible by tokenizer.downsample={t.downsample}; "
-            f"take {t.image_size // t.downsample * t.downsample or t.downsample}"
-        )
+    _check_image_size(t)
     patch = t.patch or 1
     if t.downsample and t.downsample % patch:
         raise UserError(f"tokenizer.patch={patch} does not divide tokenizer.downsample={t.downsample}; take 1 or 2")
@@ -375,6 +372,23 @@ def check(cfg: Config) -> None:
         raise UserError(
             f"transformer.width={m.width} over transformer.heads={m.heads} gives no head size that is a multiple of 4; "
             f"take heads={max(1, m.width // 64)}"
+        )
+
+
+def _check_image_size(t: Tokenizer) -> None:
+    if t.image_size is None:
+        return
+    square = isinstance(t.image_size, int)
+    size = [t.image_size] if square else t.image_size
+    if not (square or (isinstance(size, Sequence) and len(size) == 2)) or not all(
+        isinstance(side, int) and side >= 8 for side in size
+    ):
+        raise UserError(f"tokenizer.image_size={t.image_size}; take a number of pixels from 8 on, or [height,width]")
+    if t.downsample and any(side % t.downsample for side in size):
+        near = [side // t.downsample * t.downsample or t.downsample for side in size]
+        raise UserError(
+            f"tokenizer.image_size={t.image_size} is not divisible by tokenizer.downsample={t.downsample}; "
+            f"take {near[0] if square else near}"
         )
 
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from clipgen.config import Config
+from clipgen.data.transforms import sides
 from clipgen.errors import UserError
 
 SIZES = (256, 128, 64, 32)
@@ -57,7 +58,7 @@ def choose(cfg: Config, facts: Facts) -> list[Choice]:
     t, m = cfg.tokenizer, cfg.transformer
     machine = "GPU" if facts.gpu else f"{facts.cores} CPU cores"
     images = f"{facts.n_images:,} images"
-    size = t.image_size
+    size = min(sides(t.image_size))
     if t.channel_multipliers is not None:
         fill(t, "tokenizer.patch", 1, "tokenizer.channel_multipliers")
         of_networks = 2 ** (len(t.channel_multipliers) - 1)

@@ -43,6 +43,9 @@ def config(*words: str) -> Config:
         ("encode.batch_size=0", "encode.batch_size=0 at least 1"),
         ("sampling.batch_size=0", "sampling.batch_size=0 at least 1"),
         ("tokenizer.image_size=0 tokenizer.downsample=4", "tokenizer.image_size=0"),
+        ("tokenizer.image_size=large", "tokenizer.image_size=large [height,width]"),
+        ("tokenizer.image_size=[32,32,3]", "tokenizer.image_size=[32, 32, 3] [height,width]"),
+        ("tokenizer.image_size=[36,64] tokenizer.downsample=8", "tokenizer.image_size=[36, 64] take [32, 64]"),
         ("tokenizer.image_size=-32", "tokenizer.image_size=-32"),
         ("tokenizer.downsample=0", "tokenizer.downsample=0"),
         ("tokenizer.channels=0", "tokenizer.channels=0"),
@@ -103,7 +106,7 @@ def test_what_is_possible_passes(words):
 
 
 def test_an_unknown_key_and_a_wrong_type_are_errors():
-    for words in ("tokenizer.sizes=3", "tokenizer.image_size=large", "seed=null", "trainer.loggers=csv"):
+    for words in ("tokenizer.sizes=3", "tokenizer.downsample=large", "seed=null", "trainer.loggers=csv"):
         with pytest.raises(OmegaConfBaseException):
             config(words)
 

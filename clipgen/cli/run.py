@@ -130,10 +130,12 @@ def fill_from_shards(cfg: Config, folder: str, kind: str) -> None:
     """Choose what was left open, from the shards at hand and the machine, and print each choice."""
     from clipgen.cli.machine import cores, pick_device
     from clipgen.data.manifest import Manifest
+    from clipgen.data.transforms import sides
     from clipgen.defaults import Facts, choose, choose_image_size
 
     manifest = Manifest.load(folder, kind)
-    side = manifest.made_by.get("encode", {}).get("image_size") or manifest.facts.get("shortest_side")
+    size = manifest.made_by.get("encode", {}).get("image_size") or manifest.facts.get("shortest_side")
+    side = size if size is None else min(sides(size))
     gpu = pick_device(cfg.trainer.device).type == "cuda"
     print_choices(choose_image_size(cfg, side, gpu))
     print_choices(choose(cfg, Facts(manifest.samples("train"), side, gpu, cores())))

@@ -12,11 +12,11 @@ class PlainEncoder(nn.Module):
     def __init__(self, in_channels: int, channels: int, z_channels: int, halvings: int):
         super().__init__()
         widths = [in_channels, *[channels] * halvings]
-        self.halve = nn.ModuleList(nn.Conv2d(a, channels, 4, 2, 1) for a in widths[:-1])
+        self.down = nn.ModuleList(nn.Conv2d(a, channels, 4, 2, 1) for a in widths[:-1])
         self.conv_out = nn.Conv2d(widths[-1], z_channels, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        for conv in self.halve:
+        for conv in self.down:
             x_BCHW = conv(x_BCHW).relu()
         return self.conv_out(x_BCHW)
 
@@ -27,11 +27,11 @@ class PlainDecoder(nn.Module):
     def __init__(self, out_channels: int, channels: int, z_channels: int, halvings: int):
         super().__init__()
         self.conv_in = nn.Conv2d(z_channels, channels, 1)
-        self.double = nn.ModuleList(nn.ConvTranspose2d(channels, channels, 4, 2, 1) for _ in range(halvings))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(channels, channels, 4, 2, 1) for _ in range(halvings))
         self.conv_out = nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, z_BChw: Tensor) -> Tensor:
         x_BCHW = self.conv_in(z_BChw).relu()
-        for conv in self.double:
+        for conv in self.up:
             x_BCHW = conv(x_BCHW).relu()
         return self.conv_out(x_BCHW)

@@ -46,6 +46,6 @@ def test_taming_s_presets_have_taming_s_number_of_parameters(name, parameters):
 
 def test_cogview_s_preset_is_its_plain_vq_vae():
     model = network("cogview_vqvae_f8_8192")
-    assert [tuple(conv.weight.shape) for conv in model.encoder.halve] == [(512, w, 4, 4) for w in (3, 512, 512)]
+    assert [tuple(conv.weight.shape) for conv in model.encoder.down] == [(512, w, 4, 4) for w in (3, 512, 512)]
     assert model.quantizer.codes_are_averaged
     assert not any("norm" in name for name, _ in model.named_parameters())
