@@ -3,6 +3,7 @@
 A value of null means "chosen from the images and the machine" (clipgen/defaults.py says how); each choice is printed.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +50,10 @@ class VQGANTraining:
     usage_window: int = 50
     restart_dead: bool = True
     pixel_loss: str = "l1"
+    perceptual: str = "clip"
     perceptual_weight: float = 0.5
+    perceptual_weights: str | None = None
+    perceptual_sha256: str | None = None
     gan_start: float = 0.8
     gan_warmup: int = 0
     gan_weight: float = 0.1
@@ -320,7 +324,14 @@ CHOICES = {
     "encode.crops": (1, 2, 10), "encode.precision": ("auto", "fp32", "bf16"),
     "tokenizer.quantizer": ("nearest", "moving_average", "simvq", "gumbel", "fsq"),
     "tokenizer.train.pixel_loss": ("l1", "l2"), "tokenizer.train.gan_norm": ("group", "batch"),
+    "tokenizer.train.perceptual": ("clip", "lpips", "squeezenet", "none"),
 }  # fmt: skip
+
+
+PERCEPTUAL_FILES = {
+    "lpips": "torchvision's vgg16 (.pth), a taming checkpoint that has LPIPS in it, or LPIPS's own weights",
+    "squeezenet": "the features.* of SqueezeNet 1.1 for Caffe's input (.npz, .pth or .safetensors)",
+}
 
 
 def _value(cfg: Any, key: str) -> Any:
@@ -364,11 +375,28 @@ def check(cfg: Config) -> None:
         raise UserError(
             f"tokenizer.norm_groups={t.norm_groups} does not divide tokenizer.channels={t.channels}; take 4, 8 or 32"
         )
+    _check_perceptual(t.train)
     if m.width and m.heads and (m.width % m.heads or (m.width // m.heads) % 4):
         raise UserError(
             f"transformer.width={m.width} over transformer.heads={m.heads} gives no head size that is a multiple of 4; "
             f"take heads={max(1, m.width // 64)}"
         )
+
+
+def _check_perceptual(cfg: VQGANTraining) -> None:
+    key, sha256 = "tokenizer.train.perceptual", cfg.perceptual_sha256
+    if cfg.perceptual in PERCEPTUAL_FILES and not cfg.perceptual_weights:
+        raise UserError(
+            f"{key}={cfg.perceptual} needs {key}_weights=FILE: {PERCEPTUAL_FILES[cfg.perceptual]}; nothing is "
+            f"downloaded, and {key}=clip needs no file"
+        )
+    for name in ("weights", "sha256"):
+        if cfg.perceptual not in PERCEPTUAL_FILES and (value := getattr(cfg, f"perceptual_{name}")):
+            raise UserError(
+                f"{key}_{name}={value} is for {key}=lpips or squeezenet, but {key}={cfg.perceptual}; leave out one"
+            )
+    if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise UserError(f"{key}_sha256={sha256} is none; give the 64 hex digits that `sha256sum FILE` prints")
 
 
 def complete(cfg: Any) -> Config:
