@@ -3,10 +3,12 @@
 import hashlib
 import pickle
 import struct
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -75,3 +77,29 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as problem:
         raise UserError(f"{path} is not a readable safetensors file ({problem}); export the model again") from problem
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors, .npz or torch file by name, of its `state_dict` where it has one.
+
+    UserError when it is missing, broken, or holds a pickled object.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; give a file of weights (.pth, .ckpt, .safetensors or .npz)")
+    try:
+        if path.suffix == ".safetensors":
+            found = load_file(path)
+        elif path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                found = {name: torch.from_numpy(arrays[name]) for name in arrays}
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        found = found.get("state_dict", found)
+        tensors = {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+    except (SafetensorError, zipfile.BadZipFile, *UNREADABLE) as problem:
+        reason = str(problem).strip().split("\n")[0][:120]
+        raise UserError(f"{path} holds no readable weights ({reason}); give a .pth, .safetensors or .npz") from problem
+    if not tensors:
+        raise UserError(f"{path} holds no tensors; give a .pth, .safetensors or .npz of weights by name")
+    return tensors

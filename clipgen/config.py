@@ -4,6 +4,7 @@ A value of null means "chosen from the images and the machine" (clipgen/defaults
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,7 +53,10 @@ class VQGANTraining:
     usage_window: int = 50
     restart_dead: bool = True
     pixel_loss: str = "l1"
+    perceptual: str = "clip"
     perceptual_weight: float = 0.5
+    perceptual_weights: str | None = None
+    perceptual_sha256: str | None = None
     gan_start: float = 0.8
     gan_warmup: int = 0
     gan_weight: float = 0.1
@@ -326,7 +330,14 @@ CHOICES = {
     "tokenizer.network": ("resnet", "plain"),
     "tokenizer.quantizer": ("nearest", "moving_average", "simvq", "gumbel", "fsq"),
     "tokenizer.train.pixel_loss": ("l1", "l2"), "tokenizer.train.gan_norm": ("group", "batch"),
+    "tokenizer.train.perceptual": ("clip", "lpips", "squeezenet", "none"),
 }  # fmt: skip
+
+
+PERCEPTUAL_FILES = {
+    "lpips": "torchvision's vgg16 (.pth), a taming checkpoint that has LPIPS in it, or LPIPS's own weights",
+    "squeezenet": "the features.* of SqueezeNet 1.1 for Caffe's input (.npz, .pth or .safetensors)",
+}
 
 
 def _value(cfg: Any, key: str) -> Any:
@@ -368,6 +379,7 @@ def check(cfg: Config) -> None:
         )
     _check_quantizer(t)
     _check_batch(t.train, cfg.trainer.devices)
+    _check_perceptual(t.train)
     if m.width and m.heads and (m.width % m.heads or (m.width // m.heads) % 4):
         raise UserError(
             f"transformer.width={m.width} over transformer.heads={m.heads} gives no head size that is a multiple of 4; "
@@ -422,6 +434,22 @@ def _check_batch(train: VQGANTraining, devices: int) -> None:
             "tokenizer.train.gan_norm=batch with one picture at a time has nothing to normalise over; take gan_norm="
             "group, or a larger tokenizer.train.batch_size"
         )
+
+
+def _check_perceptual(cfg: VQGANTraining) -> None:
+    key, sha256 = "tokenizer.train.perceptual", cfg.perceptual_sha256
+    if cfg.perceptual in PERCEPTUAL_FILES and not cfg.perceptual_weights:
+        raise UserError(
+            f"{key}={cfg.perceptual} needs {key}_weights=FILE: {PERCEPTUAL_FILES[cfg.perceptual]}; nothing is "
+            f"downloaded, and {key}=clip needs no file"
+        )
+    for name in ("weights", "sha256"):
+        if cfg.perceptual not in PERCEPTUAL_FILES and (value := getattr(cfg, f"perceptual_{name}")):
+            raise UserError(
+                f"{key}_{name}={value} is for {key}=lpips or squeezenet, but {key}={cfg.perceptual}; leave out one"
+            )
+    if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise UserError(f"{key}_sha256={sha256} is none; give the 64 hex digits that `sha256sum FILE` prints")
 
 
 def complete(cfg: Any) -> Config:

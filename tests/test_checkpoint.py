@@ -4,10 +4,11 @@ import pickle
 import resource
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from clipgen.checkpoint import load_weights, read_checkpoint, save_weights, submodule, weights_sha256
+from clipgen.checkpoint import load_weights, read_checkpoint, read_weights, save_weights, submodule, weights_sha256
 from clipgen.errors import UserError
 
 GOOD = {
@@ -141,3 +142,33 @@ def test_the_sha256_tells_weights_apart():
     assert weights_sha256(base) == weights_sha256(dict(reversed(base.items())))
     assert weights_sha256({"a": torch.zeros(0), "b": torch.tensor(1.0)})  # empty and scalar ones too
     assert len({weights_sha256(each) for each in [base, *others]}) == 5
+
+
+def test_weights_of_every_kind_of_file_are_read_by_name(tmp_path):
+    state = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.ones(2)}
+    save_weights(state, tmp_path / "w.safetensors")
+    torch.save(state, tmp_path / "w.pth")
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "w.ckpt")
+    np.savez(tmp_path / "w.npz", **{name: x.numpy() for name, x in state.items()})
+    for file in tmp_path.iterdir():
+        found = read_weights(file)
+        assert found.keys() == state.keys() and all(torch.equal(found[name], x) for name, x in state.items()), file
+
+
+def test_files_that_hold_no_weights_are_refused_in_one_line_and_not_executed(tmp_path):
+    torch.save({"x": Attack(tmp_path / "attacked")}, tmp_path / "attack.pth")
+    np.savez(tmp_path / "attack.npz", x=np.array([Attack(tmp_path / "attacked")], dtype=object))
+    torch.save({"epoch": 3}, tmp_path / "empty.pth")
+    torch.save([torch.ones(2)], tmp_path / "list.pth")
+    for name in ("broken.pth", "broken.npz", "broken.safetensors"):
+        (tmp_path / name).write_bytes(b"no weights at all")
+    whole = tmp_path / "whole.npz"
+    np.savez(whole, x=np.arange(1000.0))
+    (tmp_path / "half.npz").write_bytes(whole.read_bytes()[:4000])
+    whole.unlink()
+    for file in [*tmp_path.iterdir(), tmp_path / "absent.pth"]:
+        with pytest.raises(UserError) as caught:
+            read_weights(file)
+        assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+        assert ".npz" in str(caught.value), caught.value
+    assert not (tmp_path / "attacked").exists()

@@ -21,6 +21,7 @@ def main(cfg: Config) -> None:
     from clipgen.cli import stages
     from clipgen.cli.latents import encode_latents
     from clipgen.cli.machine import describe, pick_device
+    from clipgen.cli.perceptual import perceptual_inputs
     from clipgen.cli.prep import summary
     from clipgen.cli.results import evaluate_run, tell
     from clipgen.clip.texts import reference_texts
@@ -41,6 +42,7 @@ def main(cfg: Config) -> None:
     choose_size(cfg, device.type == "cuda")
     stages.clip_in_use(cfg)  # this and the texts are needed later; what is wrong with them is told now
     reference_texts(cfg.clip.model, cfg.clip.captions)
+    perceptual_inputs(cfg.tokenizer.train)
     cfg.prep.size = cfg.prep.size or cfg.tokenizer.image_size
     check(cfg)
     before = stamp(cfg.shards)

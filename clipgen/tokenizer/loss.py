@@ -18,19 +18,22 @@ def pixel_distance(image_BCHW: Tensor, other_BCHW: Tensor, kind: str) -> Tensor:
     return difference.abs().mean() if kind == "l1" else difference.square().mean()
 
 
-def perceptual_distance(features: Features, image_BCHW: Tensor, other_BCHW: Tensor) -> Tensor:
-    """Mean squared distance of unit-length feature vectors, averaged over maps (LPIPS, arXiv 1801.03924, unweighted).
+def perceptual_distance(
+    features: Features, image_BCHW: Tensor, other_BCHW: Tensor, weights: Sequence[Tensor] | None = None
+) -> Tensor:
+    """Squared distance of unit-length feature vectors, weighted by channel, summed over maps (LPIPS, arXiv 1801.03924).
 
-    Gradients flow into `image_BCHW` only.
+    Without `weights` (C,) of every map all channels count alike, and the maps are averaged. Taken in float32; gradients
+    flow into `image_BCHW` only.
     """
     with torch.no_grad():
         wanted = features(other_BCHW)
     got = features(image_BCHW)
-    distances = [
-        (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(1).mean()
-        for a, b in zip(got, wanted, strict=True)
-    ]
-    return torch.stack(distances).mean()
+    distance = 0.0
+    for i, (a, b) in enumerate(zip(got, wanted, strict=True)):
+        squares_C = (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().mean((0, 2, 3))
+        distance = distance + (squares_C.sum() / len(got) if weights is None else (squares_C * weights[i]).sum())
+    return distance
 
 
 def adaptive_weight(
