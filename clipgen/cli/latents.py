@@ -115,7 +115,8 @@ def _faster(cfg: Config, make, batch_size: int) -> Encoders:
     exact = make("fp32")
     if Manifest.exists(cfg.latents):
         made: dict[str, Any] = Manifest.load(cfg.latents, "latents").made_by
-        if exact.identity.items() <= made.items() and "precision" in made["encode"]:
+        same_clip = made["clip"]["fingerprint"] == exact.identity["clip"]["fingerprint"]  # wherever its folder is now
+        if made["tokenizer"] == exact.identity["tokenizer"] and same_clip and "precision" in made["encode"]:
             return make(made["encode"]["precision"])
     tokens, cosine = agreement(cfg.shards, exact, make("bf16"), batch_size)
     chosen = "bf16" if holds(tokens, cosine) else "fp32"
