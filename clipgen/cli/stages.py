@@ -223,6 +223,11 @@ def fit(
     last = record.folder / "last.ckpt"
     checkpoint = read_checkpoint(last, record.stage)["clipgen"] if last.exists() else {"batches": 0}
     monitor = "val/loss" if data.n_val else None
+    if data.left_out:
+        say(
+            f"{record.stage}: of {data.n_train:,} images {data.left_out:,} sit out each epoch, other ones every time, "
+            f"as they do not fill a batch of {batch_size:,}"
+        )
     trainer = make_trainer(cfg.trainer, record.folder, module.steps, checkpoint["batches"], batch_size, monitor, draw)
     began = time.perf_counter()
     try:

@@ -235,10 +235,15 @@ def test_the_stages_one_by_one_give_what_a_run_gives(clipgen, pictures, tiny, ru
     assert encoded.status == 0 and "encode: 60 images (1 crop each)" in encoded.said
     trained = clipgen("train", "stage=transformer", *settings)
     assert trained.status == 0 and "val/loss" in trained.said
+    images = Manifest.load(out / "latents").samples("train")
+    assert f"of {images} images {images % 8} sit out each epoch, other ones every time" in trained.said
     for name in ("shards", "latents"):
         assert Manifest.load(out / name).content == Manifest.load(run_folder / name).content
     for stage in ("vqgan", "transformer"):
         assert same_weights(out / stage / "last.ckpt", run_folder / stage / "last.ckpt")
+    whole = ("transformer.train.steps=1", f"transformer.train.batch_size={images}", "trainer.val_every=1")
+    trained = clipgen("train", "stage=transformer", *settings, *whole)
+    assert trained.status == 0 and "sit out" not in trained.said
 
 
 def test_export_gives_the_models_of_the_run(clipgen, tiny, run_folder, tmp_path):
