@@ -3,7 +3,7 @@
 A value of null means "chosen from the images and the machine" (clipgen/defaults.py says how); each choice is printed.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -17,6 +17,7 @@ from data_prep.settings import PackSettings
 @dataclass
 class Prep(PackSettings):
     workers: int | None = None
+    check: bool = False
 
 
 @dataclass
@@ -347,9 +348,16 @@ def check(cfg: Config) -> None:
         )
 
 
+def asdict_of(section: Any) -> dict[str, Any]:
+    """A group of settings as a plain dict, whether it was composed or made in code."""
+    from omegaconf import DictConfig
+
+    return OmegaConf.to_container(section, resolve=True) if isinstance(section, DictConfig) else asdict(section)
+
+
 def complete(cfg: Any) -> Config:
     """The composed config with every interpolation resolved, still open to choices; UserError for what is missing."""
-    from omegaconf import DictConfig, OmegaConf
+    from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
     if not isinstance(cfg, DictConfig):

@@ -14,7 +14,8 @@ def main(cfg: Config) -> float | None:
         raise UserError(f"stage={cfg.stage} is no stage; take one of {', '.join(STAGES)}")
     check(cfg)
     from clipgen.cli.run import fill_from_shards, use_threads
-    from clipgen.cli.stages import say, train_clip, train_transformer, train_vqgan
+    from clipgen.cli.say import say
+    from clipgen.cli.stages import train_clip, train_transformer, train_vqgan
 
     use_threads(cfg)
     if cfg.stage == "transformer":
