@@ -6,7 +6,7 @@ A value of null means "chosen from the images and the machine" (clipgen/defaults
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -20,6 +20,7 @@ from data_prep.settings import PackSettings
 @dataclass
 class Prep(PackSettings):
     workers: int | None = None
+    check: bool = False
 
 
 @dataclass
@@ -452,9 +453,16 @@ def _check_perceptual(cfg: VQGANTraining) -> None:
         raise UserError(f"{key}_sha256={sha256} is none; give the 64 hex digits that `sha256sum FILE` prints")
 
 
+def asdict_of(section: Any) -> dict[str, Any]:
+    """A group of settings as a plain dict, whether it was composed or made in code."""
+    from omegaconf import DictConfig
+
+    return OmegaConf.to_container(section, resolve=True) if isinstance(section, DictConfig) else asdict(section)
+
+
 def complete(cfg: Any) -> Config:
     """The composed config with every interpolation resolved, still open to choices; UserError for what is missing."""
-    from omegaconf import DictConfig, OmegaConf
+    from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
     if not isinstance(cfg, DictConfig):

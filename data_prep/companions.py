@@ -24,7 +24,7 @@ def read(
 ) -> dict[str, Any]:
     """Take the captions into the ledger, and mark the files they came from; returns facts for prep.json.
 
-    Raises UserError where there are captions but none belongs to a file.
+    Raises UserError where captions are asked for but none belongs to a file.
     """
     given = captions is not None and captions != "sidecar"
     if given:
@@ -37,6 +37,8 @@ def read(
             f"give paths relative to the image folder, such as {example!r}"
         )
     seen.add_captions(_beside(seen, root, captions == "sidecar", given))
+    if captions == "sidecar":
+        strange, first = _texts_alone(seen, root)
     for number, *_ in seen.beside("json", image_suffixes(), in_tars=True):
         seen.settle(number, reason="metadata", detail="comes along with the image of its name")
     facts: dict[str, Any] = {"unmatched_captions": strange}
@@ -45,6 +47,20 @@ def read(
     if failed := _failed_rows(seen, root):
         facts["img2dataset_failed_rows"] = failed
     return facts
+
+
+def _texts_alone(seen: Ledger, root: Path) -> tuple[int, str | None]:
+    """How many texts in folders stand beside no image, and the first; UserError where none stands beside one."""
+    alone = seen.paths("txt", in_tars=False)
+    first = next(alone, None)
+    count = sum(1 for _ in alone) + (first is not None)
+    if not seen.count("reason = 'caption'"):
+        found = f"none of the {count} .txt files (the first is {first!r}) stands" if count else "no .txt file stands"
+        raise UserError(
+            f"captions=sidecar: {found} beside an image of its name in {root}; put bird.txt beside bird.jpg, or leave "
+            "captions= out"
+        )
+    return count, first
 
 
 def _pairs(captions: Mapping[str, list[str]] | Iterable[Caption]) -> Iterator[Caption]:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from clipgen.data.sample import Sample, image_sample
-from data_prep.decode import HEAD_BYTES, Picture, SetAside, claims_to_be_image, could_be_image, read
+from data_prep.decode import HEAD_BYTES, Picture, SetAside, claims_to_be_image, could_be_image, not_installed, read
 from data_prep.scan import SourceFile
 from data_prep.settings import PackSettings
 
@@ -45,7 +45,7 @@ def convert(
 ) -> Converted:
     """The sample of one file; `origin` is the JSON beside it, if any. Raises SetAside."""
     data = read_file(root, file)
-    picture = read(data, settings.max_pixels, settings.background, _enough(settings))
+    picture = read(data, settings.max_pixels, settings.background, _enough(settings), settings.formats)
     check_size(picture, settings)
     image = _resized(picture.image, settings)
     digest = hashlib.sha256(data).hexdigest()
@@ -69,6 +69,8 @@ def read_file(root: Path, file: SourceFile) -> bytes:
     try:
         head = file.read(root, HEAD_BYTES)
         if not could_be_image(file.path, head):
+            if missing := not_installed(head):
+                raise SetAside("format", missing)
             kind = "unreadable" if claims_to_be_image(file.path) else "format"
             raise SetAside(kind, "its content is of no known image format" if head else "the file is empty")
         if file.bytes > MAX_FILE_BYTES:

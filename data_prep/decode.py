@@ -6,6 +6,7 @@ import re
 import struct
 import warnings
 import zlib
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -15,12 +16,19 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from data_prep.colour import to_srgb
+from data_prep.settings import FORMATS
 
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it also logs what it raises, into the progress bar
 
-# told by content; TGA comes last, as it has no magic number and its check takes other files for TGA.
+# TGA comes last, as it has no magic number and its check takes other files for TGA.
 # None of these runs another program, as EPS does.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "AVIF", "HEIF", "TGA")
+_PILLOWS = tuple(FORMATS.values())
+_NAMES = {pillows: name for name, pillows in FORMATS.items()} | {"MPO": "jpg"}  # a JPEG with more behind it
+_BRANDS = {  # of a container of many formats, which nothing may be installed for
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"),
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+}
+_INSTALL = {"HEIF": "pip install 'clipgen[heif]'", "AVIF": "pip install a Pillow that has it"}
 HEAD_BYTES = 32  # enough for every magic number
 
 # what Pillow raises on files from the test suites of Pillow and image-rs
@@ -67,25 +75,36 @@ def could_be_image(name: str, head: bytes) -> bool:
     return suffix in _suffixes("TGA") or any(accept(head) is True for accept in _accepts())
 
 
+def not_installed(head: bytes) -> str | None:
+    """What to say of a file that begins so, where only what reads its format is missing."""
+    name = _BRANDS.get(head[8:12]) if head[4:8] == b"ftyp" else None
+    return f"{name} cannot be read here; {_INSTALL[name]}" if name is not None and name not in formats() else None
+
+
+def format_of(image: Image.Image) -> str:
+    """The name in FORMATS of an opened image's format."""
+    return _NAMES[image.format or ""]
+
+
 def image_suffixes() -> tuple[str, ...]:
     """The suffixes of all formats, without the dot."""
-    return tuple(sorted(suffix[1:] for suffix in _suffixes(*FORMATS)))
+    return tuple(sorted(suffix[1:] for suffix in _suffixes(*_PILLOWS)))
 
 
 def claims_to_be_image(name: str) -> bool:
     """Whether a file's name ends like one of the formats: if it is none, then it is broken."""
-    return PurePosixPath(name).suffix.lower() in _suffixes(*FORMATS)
+    return PurePosixPath(name).suffix.lower() in _suffixes(*_PILLOWS)
 
 
 @cache
 def formats() -> tuple[str, ...]:
-    """Those of FORMATS that can be read here; HEIF with its plugin only."""
+    """Pillow's names of the formats that can be read here; HEIF with its plugin only."""
     Image.init()
     with suppress(ImportError):
         import pillow_heif
 
         pillow_heif.register_heif_opener()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+    return tuple(name for name in _PILLOWS if name in Image.OPEN)
 
 
 @cache
@@ -113,7 +132,13 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
     return read(data, max_pixels).image
 
 
-def read(data: bytes, max_pixels: int, background: str = "white", at_least: int | None = None) -> Picture:
+def read(
+    data: bytes,
+    max_pixels: int,
+    background: str = "white",
+    at_least: int | None = None,
+    wanted: Collection[str] = tuple(FORMATS),
+) -> Picture:
     """Decode the first frame, upright, as sRGB with transparency on `background`; raises SetAside with the reason.
 
     The size is looked at before any pixel is decoded. What ends early is refused, not filled with gray. `at_least`
@@ -125,6 +150,8 @@ def read(data: bytes, max_pixels: int, background: str = "white", at_least: int 
         try:
             with Image.open(io.BytesIO(data), formats=formats()) as image:
                 size = image.size
+                if (name := format_of(image)) not in wanted:
+                    raise SetAside("format", f"{name} is not among prep.formats")
                 if image.width * image.height > max_pixels:
                     raise SetAside("too_many_pixels", f"{image.width}×{image.height} is over {max_pixels} pixels")
                 if at_least is not None and image.format in ("JPEG", "MPO"):
@@ -138,6 +165,8 @@ def read(data: bytes, max_pixels: int, background: str = "white", at_least: int 
         except _BOMB as error:
             raise SetAside("too_many_pixels", str(error)) from error
         except _UNREADABLE as error:
+            if missing := not_installed(data[:HEAD_BYTES]):  # Pillow takes some HEIF for AVIF at first
+                raise SetAside("format", missing) from error
             raise SetAside("unreadable", f"{type(error).__name__}: {_ADDRESS.sub('', str(error))}") from error
 
 

@@ -33,7 +33,17 @@ def settle_copies(ledger: Ledger, root: Path, workers: int) -> None:
     )
 
 
-def _batches(files: Iterator[tuple[int, SourceFile]]) -> Iterator[list[tuple[int, SourceFile]]]:
+def altered(ledger: Ledger, root: Path, workers: int) -> Iterator[tuple[int, str, bool]]:
+    """The files of earlier runs that have other bytes than then: number, path and whether they were packed."""
+    with ThreadPoolExecutor(workers) as pool:
+        for files in _batches(ledger.hashed_earlier()):
+            digests = pool.map(lambda file: _sha256(root, file[1]), files)
+            for (number, file, sha256, packed), digest in zip(files, digests, strict=True):
+                if digest != sha256:
+                    yield number, file.path, packed
+
+
+def _batches(files: Iterator[tuple]) -> Iterator[list[tuple]]:
     while batch := list(islice(files, _AT_ONCE)):
         yield batch
 

@@ -69,13 +69,7 @@ class Ledger:
             with open(lines, encoding="ascii") as kept:
                 for line in islice(kept, count):
                     entry, read = json.loads(line), read + 1
-                    values = (
-                        entry.get("reason"),
-                        entry.get("detail"),
-                        entry.get("sha256"),
-                        entry.get("hash"),
-                        entry.get("key"),
-                    )
+                    values = [entry.get(name) for name in ("reason", "detail", "sha256", "hash", "key")]
                     found = self.db.execute(
                         "UPDATE files SET old = 1, reason = ?, detail = ?, sha256 = ?, hash = ?, key = ?, copy_of = ? "
                         "WHERE path = ? AND bytes = ?",
@@ -134,6 +128,22 @@ class Ledger:
         )
         for number, path, size, tar, offset in rows:
             yield number, SourceFile(_name(path), size, _name(tar), offset)
+
+    def hashed_earlier(self) -> Iterator[tuple[int, SourceFile, str, bool]]:
+        """The files of earlier runs whose bytes are known: number, file, sha256 and whether they were packed."""
+        columns = "id, path, bytes, tar, offset, sha256, key IS NOT NULL"
+        rows = self.db.execute(f"SELECT {columns} FROM files WHERE old = 1 AND sha256 IS NOT NULL ORDER BY path")
+        for number, path, size, tar, offset, sha256, packed in rows:
+            yield number, SourceFile(_name(path), size, _name(tar), offset), sha256, bool(packed)
+
+    def renew(self, number: int) -> None:
+        """Take a file of an earlier run, which was not packed, for a new one."""
+        self.db.execute("DELETE FROM kept WHERE path = (SELECT path FROM files WHERE id = ?)", (number,))
+        self.db.execute(
+            "UPDATE files SET old = 0, sha256 = NULL, hash = NULL, copy_of = NULL, reason = NULL, detail = NULL "
+            "WHERE id = ?",
+            (number,),
+        )
 
     def settle(self, file: int | str, **values: Any) -> None:
         """Write down what became of a file, by its number or path."""
@@ -236,8 +246,8 @@ class Ledger:
         return SourceFile(_name(row[0]), row[1], _name(row[2]), row[3]) if row else None
 
     def paths(self, suffix: str, in_tars: bool) -> Iterator[str]:
-        """Paths of files with a suffix, in folders or in tars."""
-        where = f"suffix = ? AND tar IS {'NOT ' if in_tars else ''}NULL"
+        """Paths of files with a suffix, in folders or in tars, of which nothing is known yet."""
+        where = f"suffix = ? AND tar IS {'NOT ' if in_tars else ''}NULL AND reason IS NULL"
         for (path,) in self.db.execute(f"SELECT path FROM files WHERE {where} ORDER BY path", (suffix,)):
             yield _name(path)
 

@@ -58,11 +58,11 @@ def settle_near(seen: Ledger, root: Path, out: Path, settings: PackSettings, wor
     bands = _Bands(seen, settings.near_duplicates)
     hashes = (line for look in looks for line in _lines(look.hashes))
     files = (file for batch in seen.batches(_A_LIST) for file in batch)
-    for (number, file), line in zip(files, hashes, strict=True):
+    for (number, _), line in zip(files, hashes, strict=True):
         if value := line.strip():
             if (first := bands.near(int(value, 16))) is None:
-                bands.add(int(value, 16), file.path)
                 seen.settle(number, hash=value)
+                bands.add(int(value, 16), number)
             else:
                 seen.settle(number, copy_of=first.encode("utf-8", "surrogateescape"))
 
@@ -83,7 +83,8 @@ def _hash(look: _Look, file: SourceFile) -> str:
     import imagehash
 
     try:
-        picture = read(read_file(look.root, file), look.settings.max_pixels, at_least=_SIDE)
+        data, most = read_file(look.root, file), look.settings.max_pixels
+        picture = read(data, most, at_least=_SIDE, wanted=look.settings.formats)
         check_size(picture, look.settings)  # what is not packed stands for no other
     except SetAside:
         return ""  # what is wrong with it is told when it is converted
@@ -91,28 +92,28 @@ def _hash(look: _Look, file: SourceFile) -> str:
 
 
 class _Bands:
-    """Hashes by each of their bands, beside the ledger on the disk."""
+    """The numbers of files by each band of their hashes, beside the ledger on the disk."""
 
     def __init__(self, seen: Ledger, bits: int):
         self.db, self.bits = seen.db, bits
         edges = [BITS * i // (bits + 1) for i in range(bits + 2)]
         self.spans = list(pairwise(edges))
-        self.db.execute("CREATE TABLE bands (band INTEGER, value INTEGER, hash TEXT, path TEXT)")
-        self.db.execute("CREATE INDEX by_band ON bands (band, value)")
-        rows = self.db.execute("SELECT hash, path FROM files WHERE old = 1 AND hash IS NOT NULL ORDER BY id").fetchall()
-        for mark, path in rows:
-            self.add(int(mark, 16), path.decode("utf-8", "surrogateescape"))
+        columns = "band INTEGER, value INTEGER, file INTEGER, PRIMARY KEY (band, value, file)"
+        self.db.execute(f"CREATE TABLE bands ({columns}) WITHOUT ROWID")
+        for number, mark in self.db.execute("SELECT id, hash FROM files WHERE old = 1 AND hash IS NOT NULL"):
+            self.add(int(mark, 16), number)
 
-    def add(self, value: int, path: str) -> None:
+    def add(self, value: int, number: int) -> None:
+        """Take in the hash of a file, which stands in the ledger too."""
         for band, part in enumerate(self._parts(value)):
-            name = path.encode("utf-8", "surrogateescape")
-            self.db.execute("INSERT INTO bands VALUES (?, ?, ?, ?)", (band, part, f"{value:016x}", name))
+            self.db.execute("INSERT INTO bands VALUES (?, ?, ?)", (band, part, number))
 
     def near(self, value: int) -> str | None:
         """The path that comes first among those near enough, or none."""
+        query = "SELECT hash, path FROM bands JOIN files ON id = file WHERE band = ? AND value = ?"
         found = []
         for band, part in enumerate(self._parts(value)):
-            rows = self.db.execute("SELECT hash, path FROM bands WHERE band = ? AND value = ?", (band, part))
+            rows = self.db.execute(query, (band, part))
             found += [path for mark, path in rows if (int(mark, 16) ^ value).bit_count() <= self.bits]
         return min(found).decode("utf-8", "surrogateescape") if found else None
 

@@ -14,23 +14,24 @@ from typing import Any
 
 import PIL
 
-from clipgen.data.atomic import TEMPORARY, explained, fingerprint, write_json
-from clipgen.data.manifest import FILE_NAME, Manifest, Shard, describe_difference
+from clipgen.data.atomic import explained, fingerprint, write_json
+from clipgen.data.manifest import Manifest, Shard
 from clipgen.errors import UserError
 from data_prep import companions, ledger, report
-from data_prep.chunk import NOTES, SPLITS, Chunk, Note, Task, make_chunk
+from data_prep.chunk import SPLITS, Chunk, Note, Task, make_chunk
 from data_prep.duplicates import settle_copies
+from data_prep.earlier import earlier, recall, shard_files, start, sweep
 from data_prep.executor import LOCAL, Executor, run
 from data_prep.ledger import Ledger
 from data_prep.near import settle_near
 from data_prep.relevance import Score, settle_unlike
 from data_prep.scan import PassedOver, require_images, walk
 from data_prep.settings import PackSettings
+from data_prep.split import Extremes, threshold_of, with_both_sides
 
 QUARANTINE = "quarantine.jsonl"
 COUNTS = "prep.json"
 REPORT = "prep_report.html"
-FEW = 20  # from this many images on, one is kept for validation
 NOT_BROKEN = (
     "caption",
     "clip_score",
@@ -39,8 +40,6 @@ NOT_BROKEN = (
     "metadata",
     "special",
 )  # what is set aside, but is no image gone bad
-
-_STARTED = ".prep.json"
 
 Captions = Mapping[str, list[str]] | Iterable[tuple[str, str]]
 
@@ -79,15 +78,6 @@ class _Total:
 
 
 @dataclass(frozen=True)
-class _Extremes:
-    """The lowest and highest content hash of a chunk's samples, and how many there are."""
-
-    lowest: int | None
-    highest: int | None
-    samples: int
-
-
-@dataclass(frozen=True)
 class _Place:
     """From where to where, and how."""
 
@@ -112,6 +102,7 @@ def pack(
     workers: int = 1,
     captions: Captions | str | None = None,
     replace: bool = False,
+    check: bool = False,
     clip: tuple[Score, str] | None = None,
     executor: Executor = LOCAL,
     say: Callable[[str], object] = lambda line: None,
@@ -122,10 +113,11 @@ def pack(
     `images` to its captions, or gives pairs of both, or is "sidecar" for the .txt beside each image. `clip` scores
     pictures by `clip_words`, with a name of what does so. Images that are new since the last time go to new shards.
     `say` is told why shards are made again. What was seen and what became of it stands in prep.json, files.jsonl,
-    quarantine.jsonl and prep_report.html beside the shards. A file packed before is known again by its path and size.
-    Raises UserError for a folder without usable images, one where more than `max_bad_fraction` are broken, an output
-    inside the input, a full disk, captions of which none belongs to an image, and, unless `replace`, for an output that
-    was made with other settings, has lost a shard, or whose images or captions have changed since.
+    quarantine.jsonl and prep_report.html beside the shards. A file packed before is known again by its path and size,
+    and with `check` by its bytes. Raises UserError for a folder without usable images, one where more than
+    `max_bad_fraction` are broken, an output inside the input, a full disk, captions of which none belongs to an image,
+    and, unless `replace`, for an output that was made with other settings, has lost a shard, or whose images or
+    captions have changed since.
     """
     began = time.perf_counter()
     place = _Place(
@@ -138,22 +130,23 @@ def pack(
     if place.settings.clip_words and clip is None:
         raise UserError("prep.clip_words needs a CLIP to ask; say `clipgen prep`, or hand one in")
     require_images(images)
-    old = _earlier(place, replace, say)
+    old = earlier(place.out, place.prep, replace, say)
     with ledger.told():
         seen, over = Ledger(), PassedOver()
         seen.add(walk(images, over))
         facts = {"links": over.links, "special": over.special, **companions.read(seen, place.images, captions)}
         if old is not None:
-            changed, stale = _changed(seen, old, place.out)
+            changed, stale = recall(seen, old, place.out, place.images, workers, check)
             if changed and not replace:
                 raise UserError(f"shards={shards}: {changed}; bring back what was there, or take replace=true")
             if changed:
                 say(f"prep: makes {shards} again, since {changed}")
                 seen.forget()
                 old = None
-            elif not stale and not seen.count("old = 0") and _sweep(place.out):
+            elif not stale and not seen.count("old = 0"):
+                sweep(place.out)
                 return old
-        _start(place, old, replace)
+        start(place.out, place.prep, old, replace)
         if place.settings.deduplicate:
             settle_copies(seen, place.images, workers)
         if place.settings.near_duplicates is not None:
@@ -164,68 +157,17 @@ def pack(
         return _finish(place, seen, old, total, facts, began)
 
 
-def _earlier(place: _Place, replace: bool, say: Callable[[str], object]) -> Manifest | None:
-    """The manifest of earlier runs with these settings, or none; UserError where it is of others."""
-    if not Manifest.exists(place.out):
-        return None
-    manifest = Manifest.load(place.out, "images")
-    made = manifest.made_by.get("prep", {})
-    if made != place.prep:
-        difference = ", ".join(describe_difference({"prep": made}, {"prep": place.prep}))
-        if replace:
-            say(f"prep: makes {place.out} again, since {difference}")
-            return None
-        raise UserError(
-            f"shards={place.out} was made with other settings ({difference}); give another folder, or replace=true"
-        )
-    if not replace:
-        manifest.check(place.out)
-    if problems := manifest.problems(place.out):
-        say(f"prep: makes {place.out} again, since {problems[0]}")
-        return None
-    return manifest
-
-
-def _changed(seen: Ledger, old: Manifest, out: Path) -> tuple[str, int]:
-    """What of the files packed earlier is not as it was, in words, and how many files that were not packed are so."""
-    changed, stale = seen.recall(out / ledger.FILE_NAME, old.facts["seen"])
-    if changed:
-        files = f"{len(changed)} of the packed images are" if len(changed) > 1 else "a packed image is"
-        return f"{files} gone or changed, the first is {changed[0]!r}", stale
-    if recaptioned := seen.recaptioned():
-        return f"captions changed for {len(recaptioned)} packed images, the first is {recaptioned[0]!r}", stale
-    return "", stale
-
-
-def _start(place: _Place, old: Manifest | None, replace: bool) -> None:
-    """Mark `out` as being packed; what is no part of an earlier run has no manifest from here on."""
-    out = place.out
-    ours = Manifest.exists(out) or (out / _STARTED).exists() or replace
-    if not ours and (strangers := _shard_files(out)):
-        raise UserError(
-            f"shards={out} holds {strangers[0].name} but no manifest; give an empty folder, or replace=true"
-        )
-    with explained(out):
-        write_json(out / _STARTED, place.prep)
-        if old is None:
-            (out / FILE_NAME).unlink(missing_ok=True)
-
-
-def _shard_files(out: Path) -> list[Path]:
-    return sorted(path for split in SPLITS for path in out.glob(f"{split}-" + "[0-9]" * 6 + ".tar"))
-
-
 def _make_chunks(place: _Place, seen: Ledger, old: Manifest | None) -> _Total:
     """Make what is not made yet, and write into the ledger what became of each file."""
-    total = _Total.of(old, int(place.settings.val_fraction * 2**64))
+    total = _Total.of(old, threshold_of(place.settings.val_fraction))
     first = total.chunks
     files = seen.count(ledger.UNDECIDED)
     chunks = _make(place, _lists(place, seen), first, total.threshold, files, lambda number: True)
     if old is None:
-        moved = _threshold_with_both_splits([_extremes(chunk) for chunk in chunks], total.threshold)
+        moved = with_both_sides([Extremes.of(chunk) for chunk in chunks], total.threshold)
         if moved != total.threshold:
             # very few images: chance left a split empty, so a picture moves and its chunks are made again
-            changing = {c.number for c in chunks if _changes(_extremes(c), total.threshold, moved)}
+            changing = {c.number for c in chunks if Extremes.of(c).change_sides(total.threshold, moved)}
             _make(place, _lists(place, seen), first, moved, files, changing.__contains__)
             total.threshold = moved
     for chunk in chunks:
@@ -265,7 +207,7 @@ def _make(
 def _lists(place: _Place, seen: Ledger) -> Iterator[list[Task]]:
     """The undecided files by path, as many as go into a shard at a time."""
     tasks: list[Task] = []
-    size, most = 0, place.settings.bytes_per_shard
+    size, most = 0, place.settings.source_bytes_per_shard
     for _, file in seen.undecided():
         if tasks and (len(tasks) == place.settings.samples_per_shard or (most and size + file.bytes > most)):
             yield tasks
@@ -274,30 +216,6 @@ def _lists(place: _Place, seen: Ledger) -> Iterator[list[Task]]:
         size += file.bytes
     if tasks:
         yield tasks
-
-
-def _extremes(chunk: Chunk) -> _Extremes:
-    note = Note.read(chunk.note)
-    return _Extremes(note.lowest, note.highest, note.samples)
-
-
-def _threshold_with_both_splits(notes: list[_Extremes], threshold: int) -> int:
-    """The threshold nearest to the given one that leaves a training sample, and with FEW samples one to validate."""
-    lows = [note.lowest for note in notes if note.lowest is not None]
-    highs = [note.highest for note in notes if note.highest is not None]
-    if not lows:
-        return threshold
-    if max(highs) < threshold:
-        return max(highs)
-    if 0 < threshold <= min(lows) < max(highs) and sum(note.samples for note in notes) >= FEW:
-        return min(lows) + 1
-    return threshold
-
-
-def _changes(note: _Extremes, threshold: int, moved: int) -> bool:
-    if note.lowest is None or note.highest is None:
-        return False
-    return note.lowest < moved if moved > threshold else note.highest >= moved
 
 
 def _finish(
@@ -325,28 +243,24 @@ def _finish(
         "threshold": total.threshold,
         "pillow": PIL.__version__,
     }  # fmt: skip
-    additions = [*(old.made_by["additions"] if old else []), seen.addition()]
+    addition = seen.addition()
+    additions = old.made_by["additions"] if old else []
+    if addition["files"]:  # none where files that were not packed are gone
+        additions = [*additions, addition]
     made_by = {"prep": place.prep, "additions": additions}
     manifest = Manifest("images", total.shards, made_by | {"fingerprint": fingerprint(made_by)}, facts)
     manifest.shards.sort(key=lambda shard: shard.name)
     write_json(out / COUNTS, facts | {"samples": {split: manifest.samples(split) for split in SPLITS}})
     kept = {shard.name for shard in manifest.shards}
     with explained(out):
-        for path in [path for path in _shard_files(out) if path.name not in kept]:
-            path.unlink()
+        for path in shard_files(out):
+            if path.name not in kept:
+                path.unlink()
     seconds = time.perf_counter() - began
-    report.write(out / REPORT, manifest, out, place.images, seen, additions[-1]["files"], seconds)
+    report.write(out / REPORT, manifest, out, place.images, seen, addition["files"], seconds)
     manifest.save(out)
-    _sweep(out)
+    sweep(out)
     return manifest
-
-
-def _sweep(out: Path) -> bool:
-    with explained(out):
-        for pattern in (NOTES, _STARTED, TEMPORARY):
-            for path in out.glob(pattern):
-                path.unlink(missing_ok=True)
-    return True
 
 
 def _stop_when_too_many_are_bad(place: _Place, seen: Ledger) -> None:
@@ -354,10 +268,13 @@ def _stop_when_too_many_are_bad(place: _Place, seen: Ledger) -> None:
     bad, written, most = sum(reasons.values()), seen.count("key IS NOT NULL"), place.settings.max_bad_fraction
     if written and bad <= most * (bad + written):
         return
-    reason = max(reasons, key=lambda name: reasons[name], default="format")
+    mend = f"Mend them, or raise prep.max_bad_fraction above {most}" if written else "Mend them"
+    if not bad:  # nothing is broken, but nothing is wanted either
+        reasons, mend = seen.set_aside(), "Ask for less, with prep.formats or prep.clip_score"
+        bad = sum(reasons.values())
+    reason = max(reasons, key=lambda name: reasons[name])
     first = next(seen.examples(reason, 1))
     raise UserError(
         f"images={place.images}: {bad} of {bad + written} images cannot be used, mostly as {reason}, the first is "
-        f"{first.path!r} ({' '.join(first.detail.split())}); {place.out / QUARANTINE} lists all. "
-        + (f"Mend them, or raise prep.max_bad_fraction above {most}" if written else "Mend them")
+        f"{first.path!r} ({' '.join(first.detail.split())}); {place.out / QUARANTINE} lists all. {mend}"
     )

@@ -55,7 +55,8 @@ def _scores(
 def _picture(root: Path, file: SourceFile, settings: PackSettings) -> Image.Image | None:
     """A square to look at; none where the file is no picture, which is told when it is converted."""
     try:
-        image = read(read_file(root, file), settings.max_pixels, settings.background, _SIDE).image
+        data = read_file(root, file)
+        image = read(data, settings.max_pixels, settings.background, _SIDE, settings.formats).image
     except SetAside:
         return None
     side = min(image.size)

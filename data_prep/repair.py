@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Collection, Iterator
+from dataclasses import fields
 from pathlib import Path
 
 from tqdm import tqdm
@@ -42,7 +43,7 @@ def repair_images(
             seen.recall(shards / ledger.FILE_NAME, manifest.facts["seen"])
         with tqdm(desc="making shards again", total=sum(shard.samples for shard in wanted), unit=" images") as bar:
             for shard in wanted:
-                made = write_shard(fresh / shard.name, _samples(shard, manifest, seen, root))
+                made = write_shard(fresh / shard.name, _samples(shard, manifest, shards, seen, root))
                 _stop_when_otherwise(shard, made, shards)
                 bar.update(shard.samples)
         with explained(shards):
@@ -52,8 +53,13 @@ def repair_images(
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _samples(shard: Shard, manifest: Manifest, seen: Ledger, root: Path) -> Iterator[Sample]:
+def _samples(shard: Shard, manifest: Manifest, shards: Path, seen: Ledger, root: Path) -> Iterator[Sample]:
     prep = {name: value for name, value in manifest.made_by["prep"].items() if name != "clip"}
+    if unknown := prep.keys() - {field.name for field in fields(PackSettings)}:
+        raise UserError(
+            f"{shards} is of an earlier version, with the setting prep.{min(unknown)}; run `clipgen prep` again with "
+            "replace=true"
+        )
     settings, threshold = PackSettings(**prep), manifest.facts["threshold"]
     number = int(shard.name.rpartition("-")[2].removesuffix(".tar"))
     for key, file in seen.packed(number * settings.samples_per_shard, (number + 1) * settings.samples_per_shard):

@@ -24,7 +24,7 @@ REASONS = {
     "aspect": "too long for their shorter side",
     "caption": "texts whose captions went along with their image",
     "clip_score": "too unlike the words asked for",
-    "format": "no image of a known format",
+    "format": "no image, or not of a format that is taken",
     "hidden": "hidden, or litter of an operating system",
     "metadata": "JSON that went along with its image",
     "special": "links, devices and sparse files in tars",

@@ -8,6 +8,10 @@ from clipgen.data.sample import IMAGE_EXTENSIONS
 from clipgen.errors import UserError
 
 DECODING = ("exact", "fast")
+FORMATS = {  # as a user calls it → as Pillow does; told by content
+    "jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "tiff": "TIFF", "ppm": "PPM", "ico": "ICO",
+    "avif": "AVIF", "heif": "HEIF", "tga": "TGA",
+}  # fmt: skip
 MOST_PIXELS = 89_478_485  # Pillow takes more for an attack
 
 
@@ -15,16 +19,19 @@ MOST_PIXELS = 89_478_485  # Pillow takes more for an attack
 class PackSettings:
     """How images are made into samples.
 
-    `size` is the side of the centre square, or with `crop=False` the length of the shorter side; None keeps the size.
-    Files with a side under `min_size`, over `max_pixels` in all or longer than `max_aspect` times their shorter side
-    are set aside; when more than `max_bad_fraction` of the image files are, packing stops. `background` shows through
-    transparent pixels. `decoding=fast` lets libjpeg skip detail that resizing would throw away. A shard takes files
-    until it has `samples_per_shard` of them, or `bytes_per_shard` of what they were read from. `val_fraction` is that
-    of the samples kept for validation. `deduplicate` keeps copies out; `near_duplicates` also what differs from an
-    earlier picture in at most so many of the 64 bits of its perceptual hash. `clip_words` keeps only pictures whose
-    CLIP score with one of these texts reaches `clip_score`.
+    `formats` are those of the files that are taken; others are set aside. `size` is the side of the centre square, or
+    with `crop=False` the length of the shorter side; None keeps the size. Files with a side under `min_size`, over
+    `max_pixels` in all or longer than `max_aspect` times their shorter side are set aside; when more than
+    `max_bad_fraction` of the image files are, packing stops. `background` shows through transparent pixels.
+    `decoding=fast` lets libjpeg skip detail that resizing would throw away. A shard takes files until it has
+    `samples_per_shard` of them, or `source_bytes_per_shard` of what they were read from: shards are parted before
+    anything is converted, so that any number of processes makes the same. `val_fraction` is that of the samples kept
+    for validation. `deduplicate` keeps copies out; `near_duplicates` also what differs from an earlier picture in at
+    most so many of the 64 bits of its perceptual hash. `clip_words` keeps only pictures whose CLIP score with one of
+    these texts reaches `clip_score`.
     """
 
+    formats: list[str] = field(default_factory=lambda: list(FORMATS))
     size: int | None = None
     crop: bool = True
     format: str = "png"
@@ -35,7 +42,7 @@ class PackSettings:
     max_pixels: int = 50_000_000
     max_aspect: float | None = None
     samples_per_shard: int = 2000
-    bytes_per_shard: int | None = None
+    source_bytes_per_shard: int | None = None
     val_fraction: float = 0.02
     max_bad_fraction: float = 0.5
     deduplicate: bool = True
@@ -44,6 +51,10 @@ class PackSettings:
     clip_score: float = 0.2
 
     def __post_init__(self) -> None:
+        if not self.formats or (unknown := [name for name in self.formats if name not in FORMATS]):
+            what = f"{unknown[0]!r} is unknown" if self.formats else "is empty"
+            raise UserError(f"prep.formats: {what}; take some of {', '.join(FORMATS)}")
+        self.formats = [name for name in FORMATS if name in self.formats]  # in which order they are typed is the same
         for name, value, known in (("format", self.format, IMAGE_EXTENSIONS), ("decoding", self.decoding, DECODING)):
             if value not in known:
                 raise UserError(f"prep.{name} {value!r} is unknown; take one of {', '.join(known)}")
@@ -54,7 +65,7 @@ class PackSettings:
             ("max_pixels", self.max_pixels, 1, MOST_PIXELS),
             ("max_aspect", self.max_aspect, 1, 100_000),
             ("samples_per_shard", self.samples_per_shard, 1, 1_000_000),
-            ("bytes_per_shard", self.bytes_per_shard, 1, 1 << 50),
+            ("source_bytes_per_shard", self.source_bytes_per_shard, 1, 1 << 50),
             ("val_fraction", self.val_fraction, 0, 0.9),
             ("max_bad_fraction", self.max_bad_fraction, 0, 1),
             ("near_duplicates", self.near_duplicates, 0, 15),

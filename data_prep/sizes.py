@@ -5,18 +5,23 @@ import heapq
 import io
 import os
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 
 from PIL import Image
 
-from data_prep.decode import formats
+from data_prep.decode import format_of, formats
 from data_prep.scan import SourceFile, require_images, walk
+from data_prep.settings import FORMATS
 
 LOOKED_AT = 500
 
 
-def typical_side(folder: str | Path) -> int:
-    """The shorter side, in pixels, that nine of ten images of a random sample reach; 0 where none can be read."""
+def typical_side(folder: str | Path, wanted: Collection[str] = tuple(FORMATS)) -> int:
+    """The shorter side, in pixels, that nine of ten images of a random sample reach; 0 where none can be read.
+
+    Images of other formats than those `wanted` do not count.
+    """
     require_images(folder)
     root, sides = Path(folder).resolve(), []
     with warnings.catch_warnings():
@@ -25,7 +30,8 @@ def typical_side(folder: str | Path) -> int:
         for file in heapq.nsmallest(LOOKED_AT, files, key=_chance):
             try:
                 with Image.open(io.BytesIO(file.read(root)), formats=formats()) as image:
-                    sides.append(min(image.size))
+                    if format_of(image) in wanted:
+                        sides.append(min(image.size))
             except Exception:
                 continue
     return sorted(sides)[len(sides) // 10] if sides else 0

@@ -11,7 +11,7 @@ from clipgen.errors import UserError
 
 MACHINES = [(False, 1), (False, 2), (False, 96), (True, 2), (True, 64)]
 STAYS_OPEN = {  # or never chosen
-    "images", "captions", "stage", "experiment", "world", "prep.size", "prep.max_aspect", "prep.bytes_per_shard",
+    "images", "captions", "stage", "experiment", "world", "prep.size", "prep.max_aspect", "prep.source_bytes_per_shard",
     "prep.near_duplicates", "encode.workers", "executor.tasks", "trainer.threads",
 }  # fmt: skip
 

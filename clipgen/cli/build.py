@@ -5,7 +5,6 @@ import io
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from clipgen.callbacks.throughput import Throughput
 from clipgen.checkpoint import read_checkpoint, submodule, weights_sha256
 from clipgen.cli.machine import pick_device, pick_precision
 from clipgen.clip.frozen import LOCAL_DIR, FrozenClip, load_clip
-from clipgen.config import Config, Tokenizer, Trainer, TransformerModel, VQGANTraining
+from clipgen.config import Config, Tokenizer, Trainer, TransformerModel, VQGANTraining, asdict_of
 from clipgen.data.atomic import replacing
 from clipgen.errors import UserError
 from clipgen.ranks import rank, world_size
@@ -58,12 +57,6 @@ def transformer_settings(cfg: TransformerModel, grid, codebook_size: int, embed_
     """What `Transformer(**settings)` takes."""
     own = {key: value for key, value in asdict_of(cfg).items() if key in TRANSFORMER_KEYS}
     return {"grid": list(grid), "codebook_size": codebook_size, "embed_dim": embed_dim, **own}
-
-
-def asdict_of(section) -> dict[str, Any]:
-    from omegaconf import DictConfig, OmegaConf
-
-    return OmegaConf.to_container(section, resolve=True) if isinstance(section, DictConfig) else asdict(section)
 
 
 def load_tokenizer(path: str | Path) -> tuple[VQGAN, dict[str, Any], str]:

@@ -6,7 +6,7 @@ from clipgen.config import Config, check
 def main(cfg: Config) -> None:
     from clipgen.cli.latents import encode_latents
     from clipgen.cli.run import use_threads
-    from clipgen.cli.stages import say
+    from clipgen.cli.say import say
     from clipgen.config import complete
 
     cfg = complete(cfg)

@@ -6,7 +6,8 @@ from clipgen.config import ExportConfig
 
 
 def main(cfg: ExportConfig) -> None:
-    from clipgen.cli.stages import export, say, transformer_checkpoint
+    from clipgen.cli.say import say
+    from clipgen.cli.stages import export, transformer_checkpoint
 
     run = Path(cfg.run)
     tokenizer, transformer = run / "vqgan" / "last.ckpt", transformer_checkpoint(run / "transformer")

@@ -6,21 +6,18 @@ from typing import Any
 
 import torch
 
-from clipgen.cli.build import asdict_of, load_clip_once, load_tokenizer, tokenizer_path
+from clipgen.cli.build import load_clip_once, load_tokenizer, tokenizer_path
 from clipgen.cli.machine import cores, pick_device
+from clipgen.cli.say import say
 from clipgen.clip.frozen import FrozenClip
 from clipgen.clip.texts import reference_texts
-from clipgen.config import Config
+from clipgen.config import Config, asdict_of
 from clipgen.data.atomic import fingerprint
 from clipgen.data.manifest import Manifest
 from clipgen.errors import UserError
 from data_prep.encode import Encoders, encode
 from data_prep.executor import Executor
 from data_prep.precision import agreement, holds
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
 
 
 def encode_latents(cfg: Config, replace: bool = False) -> Manifest:
@@ -115,7 +112,8 @@ def _faster(cfg: Config, make, batch_size: int) -> Encoders:
     exact = make("fp32")
     if Manifest.exists(cfg.latents):
         made: dict[str, Any] = Manifest.load(cfg.latents, "latents").made_by
-        if exact.identity.items() <= made.items() and "precision" in made["encode"]:
+        same_clip = made["clip"]["fingerprint"] == exact.identity["clip"]["fingerprint"]  # wherever its folder is now
+        if made["tokenizer"] == exact.identity["tokenizer"] and same_clip and "precision" in made["encode"]:
             return make(made["encode"]["precision"])
     tokens, cosine = agreement(cfg.shards, exact, make("bf16"), batch_size)
     chosen = "bf16" if holds(tokens, cosine) else "fp32"

@@ -59,9 +59,11 @@ def _launch(verb: str, rest: list[str]) -> None:
 
     import hydra
 
+    from clipgen.cli import settings
     from clipgen.config import register
 
     register()
+    settings.register()
     command: Callable = import_module(f"clipgen.cli.{verb}").main
     from clipgen.cli.words import for_hydra, split_words
 

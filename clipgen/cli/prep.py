@@ -1,18 +1,60 @@
 """`clipgen prep`: a folder of images → image shards with a manifest and a list of what was set aside."""
 
-from clipgen.config import Config, check
+from collections.abc import Callable, Sequence
+
+from clipgen.cli.say import say
+from clipgen.config import Config, asdict_of, check
+from clipgen.errors import UserError
 
 
 def main(cfg: Config) -> None:
     from clipgen.cli.machine import cores
-    from clipgen.cli.stages import prep, say
     from clipgen.config import complete
 
     cfg = complete(cfg)
     check(cfg)
     cfg.prep.workers = cfg.prep.workers or cores()
-    manifest = prep(cfg, cfg.replace)
+    manifest = pack_images(cfg, cfg.replace)
     say(summary(manifest, cfg.shards))
+
+
+def pack_images(cfg: Config, replace: bool = False):
+    """folder → the manifest of image shards; what is done is not done again."""
+    from data_prep.captions import read_captions
+    from data_prep.executor import Executor
+    from data_prep.pack import pack
+    from data_prep.settings import PackSettings
+
+    if not cfg.images:
+        raise UserError("images is not set; type images=FOLDER, the folder that holds your images")
+    values = {key: value for key, value in asdict_of(cfg.prep).items() if key not in ("workers", "check")}
+    captions = cfg.captions if cfg.captions in (None, "sidecar") else read_captions(cfg.captions)
+    clip = clip_score(cfg) if cfg.prep.clip_words else None
+    executor = Executor(**asdict_of(cfg.executor) | {"gpus": 0})  # which decode no image
+    settings, workers = PackSettings(**values), cfg.prep.workers or 1
+    return pack(cfg.images, cfg.shards, settings, workers, captions, replace, cfg.prep.check, clip, executor, say)
+
+
+def clip_score(cfg: Config) -> tuple[Callable[[Sequence], list[float]], str]:
+    """The highest cosine of each picture with one of prep.clip_words, and the name of the CLIP that says so."""
+    import numpy as np
+    import torch
+
+    from clipgen.cli.build import load_clip_once
+    from clipgen.cli.machine import pick_device
+    from clipgen.data.transforms import to_model_range
+
+    device = pick_device(cfg.trainer.device)
+    clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained, device)
+    text_NE = clip.encode_text(list(cfg.prep.clip_words))
+
+    def score(pictures: Sequence) -> list[float]:
+        if not pictures:
+            return []
+        pixels_BSS3 = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).to(device)
+        return (clip.encode_image(to_model_range(pixels_BSS3)) @ text_NE.T).amax(1).tolist()
+
+    return score, clip.identity.fingerprint()
 
 
 def summary(manifest, shards: str) -> str:

@@ -22,8 +22,9 @@ def main(cfg: Config) -> None:
     from clipgen.cli.latents import encode_latents
     from clipgen.cli.machine import describe, pick_device
     from clipgen.cli.perceptual import perceptual_inputs
-    from clipgen.cli.prep import summary
+    from clipgen.cli.prep import pack_images, summary
     from clipgen.cli.results import evaluate_run, tell
+    from clipgen.cli.say import say
     from clipgen.clip.texts import reference_texts
     from clipgen.data.atomic import write_json
     from clipgen.evaluation.report import write_report
@@ -37,7 +38,7 @@ def main(cfg: Config) -> None:
         if not done_before or stage not in seconds:  # a skipped stage keeps the time it took
             seconds[stage] = time.perf_counter() - began
 
-    stages.say(f"run: {cfg.images} → {out}, on {describe(device)['device']}")
+    say(f"run: {cfg.images} → {out}, on {describe(device)['device']}")
     start = time.perf_counter()
     choose_size(cfg, device.type == "cuda")
     stages.clip_in_use(cfg)  # this and the texts are needed later; what is wrong with them is told now
@@ -46,9 +47,9 @@ def main(cfg: Config) -> None:
     cfg.prep.size = cfg.prep.size or cfg.tokenizer.image_size
     check(cfg)
     before = stamp(cfg.shards)
-    images = stages.prep(cfg, replace=changed_prep(cfg))
+    images = pack_images(cfg, replace=changed_prep(cfg))
     timed("prep", start, before == stamp(cfg.shards))
-    stages.say(summary(images, cfg.shards))
+    say(summary(images, cfg.shards))
     fill_from_shards(cfg, cfg.shards, "images")
     check(cfg)
     save_config(cfg, out)
@@ -123,7 +124,7 @@ def choose_size(cfg: Config, gpu: bool) -> None:
     from data_prep.sizes import typical_side
 
     if cfg.tokenizer.image_size is None and cfg.prep.size is None:
-        print_choices(choose_image_size(cfg, typical_side(cfg.images), gpu))
+        print_choices(choose_image_size(cfg, typical_side(cfg.images, cfg.prep.formats), gpu))
     else:
         choose_image_size(cfg, 0, gpu)
 

@@ -2,11 +2,10 @@
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
@@ -14,7 +13,6 @@ from PIL import Image
 from clipgen.checkpoint import read_checkpoint, submodule
 from clipgen.cli.build import (
     VQGAN_TRAINING_KEYS,
-    asdict_of,
     gan_start,
     load_clip_once,
     load_tokenizer,
@@ -24,13 +22,14 @@ from clipgen.cli.build import (
     tokenizer_settings,
     transformer_settings,
 )
-from clipgen.cli.latents import check_latents, say
+from clipgen.cli.latents import check_latents
 from clipgen.cli.machine import pick_device
 from clipgen.cli.perceptual import PERCEPTUAL_FILE_KEYS, needs_clip, perceptual_inputs, perceptual_loss
 from clipgen.cli.record import Record, begin
+from clipgen.cli.say import say
 from clipgen.clip.frozen import FrozenClip
 from clipgen.clip.module import ClipModule, save_open_clip
-from clipgen.config import Config
+from clipgen.config import Config, asdict_of
 from clipgen.data.manifest import Manifest
 from clipgen.data.module import CaptionedData, ImageData, LatentData
 from clipgen.data.sample import decode_captions
@@ -47,10 +46,6 @@ from clipgen.transformer.condition import centre
 from clipgen.transformer.model import Transformer
 from clipgen.transformer.module import TransformerModule
 from clipgen.transformer.sampling import generate
-from data_prep.captions import read_captions
-from data_prep.executor import Executor
-from data_prep.pack import pack
-from data_prep.settings import PackSettings
 from data_prep.statistics import load_statistics
 
 PREVIEWS = 8  # pictures in a grid
@@ -59,33 +54,6 @@ PREVIEWS = 8  # pictures in a grid
 def clip_in_use(cfg: Config) -> FrozenClip:
     """The frozen CLIP of the config, on the device in use."""
     return load_clip_once(cfg.clip.model, cfg.clip.pretrained, pick_device(cfg.trainer.device))
-
-
-def prep(cfg: Config, replace: bool = False) -> Manifest:
-    """folder → image shards; what is done is not done again."""
-    if not cfg.images:
-        raise UserError("images is not set; type images=FOLDER, the folder that holds your images")
-    values = {key: value for key, value in asdict_of(cfg.prep).items() if key != "workers"}
-    captions = cfg.captions if cfg.captions in (None, "sidecar") else read_captions(cfg.captions)
-    clip = clip_score(cfg) if cfg.prep.clip_words else None
-    executor = Executor(**asdict_of(cfg.executor) | {"gpus": 0})  # which decode no image
-    settings, workers = PackSettings(**values), cfg.prep.workers or 1
-    return pack(cfg.images, cfg.shards, settings, workers, captions, replace, clip, executor, say)
-
-
-def clip_score(cfg: Config) -> tuple[Callable[[Sequence[Image.Image]], list[float]], str]:
-    """The highest cosine of each picture with one of prep.clip_words, and the name of the CLIP that says so."""
-    device = pick_device(cfg.trainer.device)
-    clip = clip_in_use(cfg)
-    text_NE = clip.encode_text(list(cfg.prep.clip_words))
-
-    def score(pictures: Sequence[Image.Image]) -> list[float]:
-        if not pictures:
-            return []
-        pixels_BSS3 = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).to(device)
-        return (clip.encode_image(to_model_range(pixels_BSS3)) @ text_NE.T).amax(1).tolist()
-
-    return score, clip.identity.fingerprint()
 
 
 def train_vqgan(cfg: Config, folder: Path) -> Record:
@@ -238,6 +206,11 @@ def fit(
     last = record.folder / "last.ckpt"
     checkpoint = read_checkpoint(last, record.stage)["clipgen"] if last.exists() else {"batches": 0}
     monitor = "val/loss" if data.n_val else None
+    if data.left_out:
+        say(
+            f"{record.stage}: of {data.n_train:,} images {data.left_out:,} sit out each epoch, other ones every time, "
+            f"as they do not fill a batch of {batch_size:,}"
+        )
     trainer = make_trainer(cfg.trainer, record.folder, module.steps, checkpoint["batches"], batch_size, monitor, draw)
     began = time.perf_counter()
     try:

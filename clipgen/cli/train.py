@@ -21,7 +21,8 @@ def main(cfg: Config) -> float | None:
         return best_score(folder)
     from clipgen.cli.machine import pick_device
     from clipgen.cli.run import fill_from_shards, use_threads
-    from clipgen.cli.stages import say, train_clip, train_transformer, train_vqgan
+    from clipgen.cli.say import say
+    from clipgen.cli.stages import train_clip, train_transformer, train_vqgan
 
     join(pick_device(cfg.trainer.device).type)
     use_threads(cfg)

@@ -9,7 +9,7 @@ from clipgen.errors import UserError
 def main(cfg: VerifyConfig) -> None:
     from data_prep.verify import verify
 
-    shards, latents, images = folders(cfg)
+    shards, latents = folders(cfg)
     told = 0
     for folder, of in ((shards, None), (latents, shards)):
         if folder is None:
@@ -19,7 +19,7 @@ def main(cfg: VerifyConfig) -> None:
             print(problem)
         broken = {problem.file for problem in problems if problem.file is not None}
         if broken and cfg.repair:
-            _repair(cfg, folder, of, images, broken)
+            _repair(cfg, folder, of, broken)
             print(f"verify: made again in {folder}: {', '.join(sorted(broken))}")
             problems = verify(folder, of)
             for problem in problems:
@@ -31,32 +31,31 @@ def main(cfg: VerifyConfig) -> None:
         raise SystemExit(1)
 
 
-def folders(cfg: VerifyConfig) -> tuple[str | None, str | None, str | None]:
-    """(image shards, latents, source images), whichever of them were given, and under whichever name."""
+def folders(cfg: VerifyConfig) -> tuple[str | None, str | None]:
+    """(image shards, latents), whichever of them were given; a folder of latents may come as shards= too."""
     from clipgen.data.manifest import Manifest
 
-    shards, latents, images = cfg.shards, cfg.latents, cfg.images
+    shards, latents = cfg.shards, cfg.latents
     if shards is None and latents is None:
         raise UserError("shards is not set; type shards=FOLDER, latents=FOLDER, or both")
-    if shards is not None and Manifest.load(shards).kind == "latents":  # the older `shards=LATENTS images=SHARDS`
-        if latents is not None:
-            raise UserError(f"shards={shards} holds latents, as latents={latents} does; take shards= for images")
-        shards, latents, images = images, shards, None
-    if latents is not None:
-        Manifest.load(latents, "latents")
-    return shards, latents, images
+    if latents is None and Manifest.load(shards).kind == "latents":
+        shards, latents = None, shards
+    for folder, kind in ((shards, "images"), (latents, "latents")):
+        if folder is not None:
+            Manifest.load(folder, kind)
+    return shards, latents
 
 
-def _repair(cfg: VerifyConfig, folder: str, of: str | None, images: str | None, broken: set[str]) -> None:
+def _repair(cfg: VerifyConfig, folder: str, of: str | None, broken: set[str]) -> None:
     from clipgen.data.manifest import Manifest
     from data_prep.captions import read_captions
     from data_prep.repair import repair_images
 
     if Manifest.load(folder).kind == "images":
-        if images is None:
+        if cfg.images is None:
             raise UserError(f"images is not set; type images=FOLDER, the images that {folder} was packed from")
         captions = cfg.captions if cfg.captions in (None, "sidecar") else read_captions(cfg.captions)
-        repair_images(folder, broken, images, captions)
+        repair_images(folder, broken, cfg.images, captions)
         return
     if of is None:
         raise UserError(f"shards is not set; type shards=FOLDER, the image shards that {folder} was made of")

@@ -43,6 +43,11 @@ class _Data(pl.LightningDataModule):
         self.train_batches: Batches
         self.val_batches: Batches
 
+    @property
+    def left_out(self) -> int:
+        """How many samples each epoch leaves out, other ones every time, as they do not fill a batch."""
+        return BatchSchedule(self.n_train, self.batch_size, self.seed).left_out
+
     def shards(self, split: str) -> ShardSet:
         """The samples of a split, by number."""
         return ShardSet(self.folder, split, self.manifest)

@@ -235,10 +235,15 @@ def test_the_stages_one_by_one_give_what_a_run_gives(clipgen, pictures, tiny, ru
     assert encoded.status == 0 and "encode: 60 images (1 crop each)" in encoded.said
     trained = clipgen("train", "stage=transformer", *settings)
     assert trained.status == 0 and "val/loss" in trained.said
+    images = Manifest.load(out / "latents").samples("train")
+    assert f"of {images} images {images % 8} sit out each epoch, other ones every time" in trained.said
     for name in ("shards", "latents"):
         assert Manifest.load(out / name).content == Manifest.load(run_folder / name).content
     for stage in ("vqgan", "transformer"):
         assert same_weights(out / stage / "last.ckpt", run_folder / stage / "last.ckpt")
+    whole = ("transformer.train.steps=1", f"transformer.train.batch_size={images}", "trainer.val_every=1")
+    trained = clipgen("train", "stage=transformer", *settings, *whole)
+    assert trained.status == 0 and "sit out" not in trained.said
 
 
 def test_export_gives_the_models_of_the_run(clipgen, tiny, run_folder, tmp_path):
@@ -366,10 +371,14 @@ def test_a_model_that_is_none_is_one_line(clipgen, one_line, run_folder):
 # Shards and latents that are not what they should be
 
 
-def test_verify_finds_a_flipped_byte(clipgen, copy):
+def test_verify_finds_a_flipped_byte(clipgen, one_line, copy):
     assert clipgen("verify", f"shards={copy / 'shards'}").status == 0
-    latents = clipgen("verify", f"shards={copy / 'latents'}", f"images={copy / 'shards'}")
-    assert latents.status == 0 and "is as its manifest says" in latents.said
+    latents = clipgen("verify", f"shards={copy / 'shards'}", f"latents={copy / 'latents'}")
+    assert latents.status == 0 and latents.said.count("is as its manifest says") == 2
+    latents = clipgen("verify", f"shards={copy / 'latents'}")
+    assert latents.status == 0 and latents.said.count("is as its manifest says") == 1
+    line = one_line(clipgen("verify", f"shards={copy / 'latents'}", f"latents={copy / 'latents'}"))
+    assert "holds latents, but images are needed here" in line
     shard = copy / "shards" / "train-000000.tar"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
@@ -473,6 +482,13 @@ def test_latents_of_another_clip_are_refused(clipgen, one_line, tiny, copy, tiny
     words = ["stage=transformer", f"out={copy}", *tiny, f"clip.model=local-dir:{other}"]
     line = one_line(clipgen("train", *words))
     assert str(tiny_clip_folder) in line and str(other) in line and "clipgen encode" in line
+
+
+def test_a_clip_that_was_moved_is_the_same_clip(clipgen, tiny, copy, tiny_clip_folder, tmp_path):
+    moved, before = shutil.copytree(tiny_clip_folder, tmp_path / "elsewhere"), stamps(copy, "latents/*")
+    again = clipgen("encode", f"out={copy}", *tiny, f"clip.model=local-dir:{moved}")
+    assert again.status == 0 and "encode.precision=" not in again.said, "what holds in bf16 was measured again"
+    assert stamps(copy, "latents/*") == before
 
 
 def test_latents_made_otherwise_are_not_overwritten(clipgen, one_line, tiny, copy, other_vqgan):

@@ -19,7 +19,11 @@ from clipgen.data.manifest import Manifest
 from clipgen.data.sample import decode_captions
 from clipgen.data.shards import ShardSet
 from clipgen.errors import UserError
+from data_prep.executor import LOCAL
+from data_prep.ledger import Ledger
+from data_prep.near import settle_near
 from data_prep.pack import COUNTS, QUARANTINE, REPORT, pack
+from data_prep.scan import SourceFile, walk
 from data_prep.settings import PackSettings
 from data_prep.verify import verify
 
@@ -100,9 +104,11 @@ def test_junk_that_comes_and_goes_changes_no_shard(tmp_path):
     (images / ".DS_Store").write_bytes(b"litter")
     pack(images, out, SMALL)
     assert counts(out)["set_aside"] == {"format": 1, "hidden": 1}
+    made_by = Manifest.load(out).made_by
     (images / "notes.txt").unlink()
     pack(images, out, SMALL)
     assert counts(out)["set_aside"] == {"hidden": 1}
+    assert Manifest.load(out).made_by == made_by, "what went away is no addition"
     assert all(contents(out)[name] == before[name] for name in before if name.endswith(".tar"))
 
 
@@ -153,14 +159,76 @@ def test_near_copies_are_packed_once_where_that_is_wanted(tmp_path):
     assert lines(tmp_path / "one")["6.jpg"]["duplicate_of"] == "5.png"
 
 
+def test_hashes_of_earlier_pictures_stay_on_the_disk(tmp_path):
+    pytest.importorskip("imagehash").phash(Image.new("L", (8, 8)))  # what it imports is not counted
+    images, n = draw(tmp_path / "images", 1), 8000
+    seen = Ledger()
+    seen.add([*(SourceFile(f"earlier/{i:060d}.png", i) for i in range(n)), *walk(images)])
+    for i in range(n):
+        seen.settle(f"earlier/{i:060d}.png", old=1, key=f"{i:09d}", hash=f"{i * 0x9E3779B97F4A7C15 % 2**64:016x}")
+    tracemalloc.start()
+    settle_near(seen, images, tmp_path, PackSettings(near_duplicates=4), 1, LOCAL)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50 * n
+    assert seen.count("old = 0 AND hash IS NOT NULL") == 1
+
+
 def test_a_shape_or_a_limit_in_bytes(tmp_path):
     images = draw(tmp_path / "images", 9)
     Image.new("RGB", (90, 20)).save(images / "long.png")
     size = (images / "0000.png").stat().st_size
-    settings = PackSettings(size=16, min_size=8, max_aspect=3, bytes_per_shard=4 * size + 100, val_fraction=0)
+    settings = PackSettings(size=16, min_size=8, max_aspect=3, source_bytes_per_shard=4 * size + 100, val_fraction=0)
     manifest = pack(images, tmp_path / "shards", settings)
     assert counts(tmp_path / "shards")["set_aside"] == {"aspect": 1}
     assert max(shard.samples for shard in manifest.shards) <= 5 and len(manifest.shards) >= 2
+
+
+def test_a_file_changed_in_place_is_found_when_asked(tmp_path):
+    images, out = draw(tmp_path / "images", 12), tmp_path / "shards"
+    for name in ("0003.png", "0007.png"):
+        Image.new("RGB", (20, 24), "red").save(images / name, "bmp")
+    shutil.copy(images / "0002.png", images / "copy.png")
+    pack(images, out, SMALL)
+    before = contents(out)
+    stamps = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    pack(images, out, SMALL, check=True)
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == stamps
+    data = bytearray((images / "copy.png").read_bytes())
+    data[-5] ^= 1  # which Pillow does not look at
+    (images / "copy.png").write_bytes(data)  # no copy any more, so it is new
+    assert counts(out)["written"] == 11
+    pack(images, out, SMALL, check=True)
+    assert (counts(out)["duplicates"], counts(out)["written"]) == (1, 12) and verify(out) == []
+    Image.new("RGB", (20, 24), "blue").save(images / "0003.png", "bmp")
+    pack(images, out, SMALL)  # not asked
+    with pytest.raises(UserError, match=r"a packed image is gone or changed, the first is '0003\.png'.*replace=true"):
+        pack(images, out, SMALL, check=True)
+    pack(images, out, SMALL, check=True, replace=True)
+    assert counts(out)["written"] == 13 and lines(out)["0007.png"]["sha256"] != lines(out)["0003.png"]["sha256"]
+    assert contents(out) != before
+
+
+def test_only_the_formats_asked_for_are_taken(tmp_path):
+    images = draw(tmp_path / "images", 4)
+    for name, kind in (("a.gif", "gif"), ("b.jpg", "gif"), ("c.png", "jpeg"), ("d.bmp", "bmp"), ("e.tga", "tga")):
+        Image.new("RGB", (20, 20 + ord(name[0])), "red").save(images / name, kind)
+    (images / "cut.gif").write_bytes((images / "a.gif").read_bytes()[:-20])
+    (images / "cut.png").write_bytes((images / "0001.png").read_bytes()[:-400])
+    settings = PackSettings(size=16, min_size=8, formats=["png", "jpg"])
+    manifest = pack(images, tmp_path / "shards", settings)
+    assert counts(tmp_path / "shards")["set_aside"] == {"format": 5, "unreadable": 1}
+    assert manifest.facts["formats"] == {"JPEG": 1, "PNG": 4} and manifest.made_by["prep"]["formats"] == ["jpg", "png"]
+    details = {name: line.get("detail") for name, line in lines(tmp_path / "shards").items()}
+    assert details["b.jpg"] == "gif is not among prep.formats"
+    stamp = (tmp_path / "shards" / "manifest.json").stat().st_mtime_ns
+    pack(images, tmp_path / "shards", PackSettings(size=16, min_size=8, formats=["jpg", "png"]))
+    assert (tmp_path / "shards" / "manifest.json").stat().st_mtime_ns == stamp
+    with pytest.raises(UserError, match=r"prep\.formats \['jpg', 'png'\] → \['jpg', .*'tga'\]"):
+        pack(images, tmp_path / "shards", PackSettings(size=16, min_size=8))
+    (images / "cut.png").unlink()
+    with pytest.raises(UserError, match=r"10 of 10 images cannot be used, mostly as format, the first is '0000\.png'"):
+        pack(images, tmp_path / "none", PackSettings(formats=["webp"]))
 
 
 def test_text_beside_an_image_is_its_caption(tmp_path):
@@ -172,6 +240,7 @@ def test_text_beside_an_image_is_its_caption(tmp_path):
     pack(images, tmp_path / "shards", SMALL, captions="sidecar")
     found = counts(tmp_path / "shards")
     assert found["set_aside"] == {"caption": 2, "format": 1} and found["captioned"] == 2
+    assert (found["unmatched_captions"], found["first_unmatched_caption"]) == (1, "readme.txt")
     said = {json.loads(s["json"])["source"]: decode_captions(s) for s in ShardSet(tmp_path / "shards", "train")}
     with pytest.raises(UserError, match="captions changed for 2 packed images"):
         pack(images, tmp_path / "shards", SMALL)
@@ -179,6 +248,16 @@ def test_text_beside_an_image_is_its_caption(tmp_path):
     pack(images, tmp_path / "shards", SMALL, captions="sidecar", replace=True)
     assert counts(tmp_path / "shards")["set_aside"] == found["set_aside"] and len(sources(tmp_path / "shards")) == 3
     assert said["0000.png"] == ["one", "two"] and said["d/0009.png"] == ["ein Vögelchen"] and said["0001.png"] == []
+
+
+def test_texts_that_are_asked_for_and_not_there_are_an_error(tmp_path):
+    images = draw(tmp_path / "images", 3)
+    with pytest.raises(UserError, match=r"captions=sidecar: no \.txt file stands beside an image of its name"):
+        pack(images, tmp_path / "shards", SMALL, captions="sidecar")
+    (images / "readme.txt").write_text("no caption")
+    with pytest.raises(UserError, match=r"none of the 1 \.txt files \(the first is 'readme\.txt'\) stands beside"):
+        pack(images, tmp_path / "shards", SMALL, captions="sidecar")
+    assert not (tmp_path / "shards").exists()
 
 
 def test_captions_of_no_image_are_counted_and_the_first_is_named(tmp_path):

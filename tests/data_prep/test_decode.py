@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from data_prep.decode import SetAside, claims_to_be_image, could_be_image, decode, read, to_rgb
+from data_prep.convert import read_file
+from data_prep.decode import SetAside, claims_to_be_image, could_be_image, decode, formats, read, to_rgb
+from data_prep.scan import SourceFile
 
 CAP = 1_000_000
 
@@ -149,9 +151,20 @@ def test_cmyk_and_16_bits_as_files_have_them():
 
 def test_heif_is_read_where_its_plugin_is_installed():
     pytest.importorskip("pillow_heif")
+    formats()  # makes Pillow know the plugin
     found = pixel(encoded(Image.new("RGB", (64, 64), (200, 30, 0)), "heif", quality=100))
     assert np.abs(np.array(found) - (200, 30, 0)).max() < 6
     assert claims_to_be_image("a.heic")
+
+
+@pytest.mark.parametrize("name, brand", [("heif", b"heic"), ("heif", b"mif1"), ("avif", b"avif")])
+def test_what_a_missing_plugin_could_read_says_so(monkeypatch, tmp_path, name, brand):
+    there = tuple(known for known in formats() if known != name.upper())
+    monkeypatch.setattr("data_prep.decode.formats", lambda: there)
+    (tmp_path / "photo").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(200))
+    with pytest.raises(SetAside, match=rf"format.*{name.upper()} cannot be read here; pip install") as raised:
+        read(read_file(tmp_path, SourceFile("photo", 212)), CAP)
+    assert raised.value.reason == "format"
 
 
 def test_a_photo_may_be_decoded_smaller_but_not_too_small():

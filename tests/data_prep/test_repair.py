@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 
+from clipgen.data.manifest import Manifest
 from clipgen.errors import UserError
 from data_prep.pack import pack
 from data_prep.repair import repair_images
@@ -40,6 +41,14 @@ def test_images_that_have_changed_repair_nothing(packed):
     with pytest.raises(UserError, match=r"train-000001\.tar cannot be made again"):
         repair_images(packed, {"train-000001.tar"}, packed.parent / "images")
     assert (packed / "train-000001.tar").read_bytes() == b"cut" and not (packed / ".repair").exists()
+
+
+def test_shards_of_an_earlier_version_are_told(packed):
+    manifest = Manifest.load(packed)
+    manifest.made_by["prep"]["bytes_per_shard"] = None
+    manifest.save(packed)
+    with pytest.raises(UserError, match=r"earlier version, with the setting prep\.bytes_per_shard.*replace=true"):
+        repair_images(packed, {"train-000001.tar"}, packed.parent / "images")
 
 
 def test_shards_of_an_addition_come_back_too(packed):
