@@ -3,7 +3,7 @@
 import csv
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -111,8 +111,9 @@ def make_trainer(
     batch_size: int,
     monitor: str | None,
     draw: Callable[[], Image.Image] | None,
+    own: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
-    """One "epoch" of `steps` batches, `batches` of them already trained.
+    """One "epoch" of `steps` batches, `batches` of them already trained, with the stage's `own` callbacks.
 
     Validation, `last.ckpt` and `best.ckpt` come about every `val_every` batches, pictures every `grid_every`.
     """
@@ -121,7 +122,7 @@ def make_trainer(
         raise UserError(f"trainer.devices={cfg.devices}; this version trains on one device")
     best = ModelCheckpoint(folder, "best", monitor=monitor, mode="min", enable_version_counter=False)
     last = ModelCheckpoint(folder, "last", save_top_k=1, enable_version_counter=False)
-    callbacks = [best, last] if monitor else [last]
+    callbacks = [*own, best, last] if monitor else [*own, last]  # own ones first: what is saved is after them
     callbacks += [Throughput(batch_size), Progress(folder.name), SaveOnInterrupt(folder / "last.ckpt")]
     if draw is not None:
         callbacks.append(ImageGrid(folder / "grids", draw, cfg.grid_every))
