@@ -3,6 +3,7 @@
 A value of null means "chosen from the images and the machine" (clipgen/defaults.py says how); each choice is printed.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,7 @@ class VQGANTraining:
     batch_size: int | None = None
     lr: float | None = None
     warmup: int = 50
+    lr_final: float = 0.02
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     accumulate: int = 1
     continuous_steps: int = 100
@@ -87,6 +89,7 @@ class Tokenizer:
     norm_groups: int | None = None
     norm_eps: float = 1e-6
     patch: int | None = None
+    network: str = "resnet"
     dropout: float = 0.0
     ckpt: str | None = None
     train: VQGANTraining = field(default_factory=VQGANTraining)
@@ -309,17 +312,18 @@ LEAST = {
     "transformer.width": 1, "transformer.depth": 1, "transformer.heads": 1, "transformer.n_prefix": 1,
     "transformer.train.steps": 1, "transformer.train.batch_size": 1, "clip.train.steps": 1, "clip.train.batch_size": 1,
     "encode.batch_size": 1, "encode.workers": 1, "sampling.batch_size": 1, "trainer.val_every": 1,
-    "trainer.grid_every": 1, "trainer.val_samples": 0, "trainer.num_workers": 0,
+    "trainer.grid_every": 1, "trainer.val_samples": 0, "trainer.num_workers": 0, "trainer.devices": 1,
     "executor.tasks": 1, "executor.cpus": 1, "executor.gpus": 0, "executor.minutes": 1,
 }  # fmt: skip
 FRACTIONS = (
-    "tokenizer.dropout", "tokenizer.decay", "tokenizer.train.perturb_share", "tokenizer.train.perturb_prob",
-    "tokenizer.train.ema",
+    "tokenizer.dropout", "tokenizer.decay", "tokenizer.train.lr_final", "tokenizer.train.perturb_share",
+    "tokenizer.train.perturb_prob", "tokenizer.train.ema",
     "transformer.dropout", "transformer.cond_drop_prob",
     "transformer.train.min_level", "transformer.train.label_smoothing", "sampling.fidelity", "sampling.top_p",
 )  # fmt: skip
 CHOICES = {
     "encode.crops": (1, 2, 10), "encode.precision": ("auto", "fp32", "bf16"),
+    "tokenizer.network": ("resnet", "plain"),
     "tokenizer.quantizer": ("nearest", "moving_average", "simvq", "gumbel", "fsq"),
     "tokenizer.train.pixel_loss": ("l1", "l2"), "tokenizer.train.gan_norm": ("group", "batch"),
 }  # fmt: skip
@@ -366,10 +370,44 @@ def check(cfg: Config) -> None:
         raise UserError(
             f"tokenizer.norm_groups={t.norm_groups} does not divide tokenizer.channels={t.channels}; take 4, 8 or 32"
         )
+    _check_quantizer(t)
+    _check_batch(t.train, cfg.trainer.devices)
     if m.width and m.heads and (m.width % m.heads or (m.width // m.heads) % 4):
         raise UserError(
             f"transformer.width={m.width} over transformer.heads={m.heads} gives no head size that is a multiple of 4; "
             f"take heads={max(1, m.width // 64)}"
+        )
+
+
+def _check_quantizer(t: Tokenizer) -> None:
+    if t.quantizer == "fsq":
+        codes = math.prod(t.levels)
+        if not t.levels or min(t.levels) < 3:
+            raise UserError(f"tokenizer.levels={list(t.levels)}; fsq takes 3 or more levels a dimension, as [8,5,5,5]")
+        if t.codebook_size not in (None, codes):
+            raise UserError(
+                f"tokenizer.levels={list(t.levels)} are {codes} codes, but tokenizer.codebook_size={t.codebook_size}; "
+                f"take codebook_size={codes}"
+            )
+    if t.train.perturb_share and t.quantizer in ("gumbel", "fsq"):
+        raise UserError(
+            f"tokenizer.train.perturb_share={t.train.perturb_share} needs codes that have neighbours, which "
+            f"tokenizer.quantizer={t.quantizer} has not; take perturb_share=0, or quantizer=nearest"
+        )
+
+
+def _check_batch(train: VQGANTraining, devices: int) -> None:
+    if train.batch_size is None:
+        return
+    if train.batch_size % (devices * train.accumulate):
+        raise UserError(
+            f"tokenizer.train.batch_size={train.batch_size} cannot be shared by trainer.devices={devices} in "
+            f"tokenizer.train.accumulate={train.accumulate} parts; take a multiple of {devices * train.accumulate}"
+        )
+    if train.gan_norm == "batch" and train.gan_weight > 0 and train.batch_size == devices * train.accumulate:
+        raise UserError(
+            "tokenizer.train.gan_norm=batch with one picture at a time has nothing to normalise over; take gan_norm="
+            "group, or a larger tokenizer.train.batch_size"
         )
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from clipgen.data.atomic import replacing
 from clipgen.errors import UserError
-from clipgen.ranks import sum_over_ranks
 
 LEAST_USAGE = 0.1  # of the codes that a window could have used
 LEAST_HINGE = 0.05  # the discriminator's loss: 1 when it knows nothing, 0 when it is never in doubt
@@ -49,23 +48,23 @@ class Health(pl.Callback):
         self.unread.append((module.batches, module.logged))
         judge = module.batches % self.every == 0 or module.batches == module.steps
         if judge or module.batches % READ_EVERY == 0:
-            self._read(module.device)
+            self._read()
         if judge:
             self._judge(module.batches, trainer.is_global_zero)
 
     def on_save_checkpoint(self, trainer, module, checkpoint) -> None:
-        self._read(module.device)
+        self._read()
         weights = checkpoint["state_dict"].items()
         if bad := next((name for name, tensor in weights if not torch.isfinite(tensor).all()), None):
             raise self._not_finite(module.batches, f"weights {bad}")
 
-    def _read(self, device: torch.device) -> None:
+    def _read(self) -> None:
         """The numbers of the batches since the last time."""
         read = [(batch, {name: float(value) for name, value in logged.items()}) for batch, logged in self.unread]
         self.unread.clear()
         bad = [(batch, name) for batch, found in read for name, value in found.items() if not math.isfinite(value)]
-        if sum_over_ranks(torch.tensor(len(bad), device=device)):  # so that all ranks stop, and none waits
-            batch, name = bad[0] if bad else (read[-1][0], "loss of another rank")
+        if bad:  # on all ranks, as what is logged is a mean over them
+            batch, name = bad[0]
             raise self._not_finite(batch, f"train/{name}")
         self.window += [found for _, found in read]
 

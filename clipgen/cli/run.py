@@ -1,8 +1,10 @@
 """`clipgen run`: folder of images → generator, stage by stage; what is done is skipped, what changed is redone."""
 
+import sys
 import time
 from pathlib import Path
 
+from clipgen.cli.launch import launch
 from clipgen.config import Config, check
 from clipgen.errors import UserError
 
@@ -50,12 +52,14 @@ def main(cfg: Config) -> None:
     save_config(cfg, out)
     write_json(out / "run.json", describe(device))
 
+    train_on_ranks(cfg, "vqgan")
     record = stages.train_vqgan(cfg, out / "vqgan")
     seconds["vqgan"] = record.seconds
     start = time.perf_counter()
     before = stamp(cfg.latents)
     encode_latents(cfg, replace=True)
     timed("encode", start, before == stamp(cfg.latents))
+    train_on_ranks(cfg, "transformer")
     record = stages.train_transformer(cfg, out / "transformer")
     seconds["transformer"] = record.seconds
     start = time.perf_counter()
@@ -76,12 +80,18 @@ def main(cfg: Config) -> None:
     tell(cfg, metrics, out, time.perf_counter() - began)
 
 
+def train_on_ranks(cfg: Config, stage: str) -> None:
+    """Where there are several devices, train a stage in processes of their own; here it is then done already."""
+    if cfg.trainer.devices > 1:
+        launch(cfg.trainer.devices, ["train", *sys.argv[1:], f"stage={stage}"])
+
+
 def use_threads(cfg: Config) -> None:
     import torch
 
     from clipgen.cli.machine import cores
 
-    torch.set_num_threads(cfg.trainer.threads or cores())
+    torch.set_num_threads(cfg.trainer.threads or max(1, cores() // cfg.trainer.devices))
     torch.set_float32_matmul_precision("high")
     quiet()
 
@@ -100,6 +110,7 @@ def quiet() -> None:
         "Checkpoint directory",
         "log_every_n_steps",
         "across ranks is zero",
+        "sync_dist=True",  # every rank validates on everything
     ):
         warnings.filterwarnings("ignore", message=f".*{message}.*")
     warnings.filterwarnings("ignore", message=".*Converting a tensor with requires_grad.*")

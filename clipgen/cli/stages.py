@@ -41,6 +41,7 @@ from clipgen.data.transforms import to_model_range, to_uint8
 from clipgen.errors import UserError
 from clipgen.picture import image_grid
 from clipgen.pipeline import ClipGen
+from clipgen.ranks import from_rank_zero, rank
 from clipgen.tokenizer.adversary import Adversary
 from clipgen.tokenizer.codes import Perturbation
 from clipgen.tokenizer.loss import perceptual_distance
@@ -223,7 +224,7 @@ def train_clip(cfg: Config, folder: Path) -> Record:
 
 
 def start(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, Any]) -> Record:
-    record, changes = begin(folder, stage, settings, inputs)
+    record, changes = from_rank_zero(lambda: begin(folder, stage, settings, inputs))
     if changes:
         changes = [re.sub(r"^inputs\.(images|latents|clip) .*", r"the \1 changed", change) for change in changes]
         say(f"{stage}: begins anew, since {', '.join(changes)} (the old one is in {folder}.previous)")
@@ -254,13 +255,15 @@ def fit(
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
         trainer.save_checkpoint(last, weights_only=False)
-        if finish:
+        if finish and rank() == 0:
             finish()
     finally:
         record.seconds += time.perf_counter() - began
-        record.save()
+        if rank() == 0:
+            record.save()
     record.status = "done"
-    record.save()
+    if rank() == 0:
+        record.save()
 
 
 def transformer_checkpoint(folder: Path) -> Path:

@@ -165,7 +165,6 @@ def test_a_missing_captions_file_of_a_clip(run, one_line, pictures):
         (["prep.format=bmp"], "prep.format"),
         (["prep.val_fraction=2"], "prep.val_fraction"),
         (["prep.size=16"], "image_size"),
-        (["trainer.devices=2"], "trainer.devices=2"),
         (["trainer.precision=fp8"], "trainer.precision=fp8"),
         (["trainer.loggers=[paper]"], "trainer.loggers=paper"),
     ],
