@@ -56,9 +56,10 @@ def read_checkpoint(path: str | Path, stage: str) -> dict[str, Any]:
 
 
 def submodule(checkpoint: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """The weights of one submodule of the saved LightningModule, without its prefix."""
+    """The weights of one submodule of the saved LightningModule, without its prefix; averaged where there is an EMA."""
     prefix = name + "."
-    return {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    state = {**checkpoint["state_dict"], **checkpoint.get("ema", {})}
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def save_weights(state: Mapping[str, Tensor], path: str | Path) -> None:

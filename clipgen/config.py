@@ -70,6 +70,7 @@ class VQGANTraining:
     perturb_prob: float = 1.0
     perturb_neighbours: int = 100
     clip_norm: float = 1.0
+    ema: float = 0.0
     flip: bool = False
 
 
@@ -322,7 +323,7 @@ LEAST = {
 }  # fmt: skip
 FRACTIONS = (
     "tokenizer.dropout", "tokenizer.decay", "tokenizer.train.lr_final", "tokenizer.train.perturb_share",
-    "tokenizer.train.perturb_prob",
+    "tokenizer.train.perturb_prob", "tokenizer.train.ema",
     "transformer.dropout", "transformer.cond_drop_prob",
     "transformer.train.min_level", "transformer.train.label_smoothing", "sampling.fidelity", "sampling.top_p",
 )  # fmt: skip

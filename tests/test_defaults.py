@@ -13,6 +13,7 @@ MACHINES = [(False, 1), (False, 2), (False, 96), (True, 2), (True, 64)]
 STAYS_OPEN = {  # or never chosen
     "images", "captions", "stage", "experiment", "world", "prep.size", "prep.max_aspect", "prep.source_bytes_per_shard",
     "prep.near_duplicates", "encode.workers", "executor.tasks", "trainer.threads",
+    "tokenizer.train.perceptual_weights", "tokenizer.train.perceptual_sha256",
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ import csv
 import io
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -107,15 +107,16 @@ def make_trainer(
     batch_size: int,
     monitor: str | None,
     draw: Callable[[], Image.Image] | None,
+    own: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
-    """One "epoch" of `steps` batches, `batches` of them already trained.
+    """One "epoch" of `steps` batches, `batches` of them already trained, with the stage's `own` callbacks.
 
     Validation, `last.ckpt` and `best.ckpt` come about every `val_every` batches, pictures every `grid_every`.
     """
     device = pick_device(cfg.device)
     best = ModelCheckpoint(folder, "best", monitor=monitor, mode="min", enable_version_counter=False)
     last = ModelCheckpoint(folder, "last", save_top_k=1, enable_version_counter=False)
-    callbacks = [best, last] if monitor else [last]
+    callbacks = [*own, best, last] if monitor else [*own, last]  # own ones first: what is saved is after them
     callbacks += [Throughput(batch_size), Progress(folder.name), SaveOnInterrupt(folder / "last.ckpt")]
     if draw is not None:
         callbacks.append(ImageGrid(folder / "grids", draw, cfg.grid_every))

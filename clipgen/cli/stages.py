@@ -2,7 +2,8 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
+from clipgen.callbacks.ema import EMA
+from clipgen.callbacks.health import Health
 from clipgen.checkpoint import read_checkpoint, submodule
 from clipgen.cli.build import (
     VQGAN_TRAINING_KEYS,
@@ -94,14 +97,27 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
         **{key: value for key, value in training.items() if key in VQGAN_TRAINING_KEYS},
     )
 
+    def drawn_codes() -> dict[str, torch.Tensor]:
+        drawn_K = module.vqgan.quantizer.drawn_K
+        return {} if drawn_K is None else {"quantizer.codebook": drawn_K}
+
+    tokens = t.train.batch_size * t.train.usage_window * vqgan.grid[0] * vqgan.grid[1]
+    health = Health(folder, t.train.usage_window, min(1.0, tokens / vqgan.quantizer.codebook_size), say)
+    ema = EMA("vqgan", t.train.ema, drawn_codes) if t.train.ema else None
+
     def draw() -> Image.Image:
+        with ema.weights() if ema else nullcontext():
+            return reconstructions()
+
+    def reconstructions() -> Image.Image:
         pixels = data.val_batches.plain(range(min(PREVIEWS, data.n_val)))["image"]
         image_BCHW = to_model_range(pixels).to(module.device)
         made = module.vqgan(image_BCHW, module.quantising).image_BCHW
         rows = [*pixels.numpy(), *to_uint8(made.float()).cpu().numpy()]
         return image_grid(rows, len(pixels), ["images", "reconstructions"])
 
-    fit(cfg, record, module, data, t.train.batch_size, draw if data.n_val else None)
+    callbacks = [health, ema] if ema else [health]
+    fit(cfg, record, module, data, t.train.batch_size, draw if data.n_val else None, callbacks=callbacks)
     return record
 
 
@@ -201,6 +217,7 @@ def fit(
     batch_size: int,
     draw: Callable[[], Image.Image] | None,
     finish: Callable[[], None] | None = None,
+    callbacks: Sequence[pl.Callback] = (),
 ) -> None:
     """Train to the end, or from the last checkpoint to the end, `finish`, and mark the stage as done."""
     last = record.folder / "last.ckpt"
@@ -211,7 +228,8 @@ def fit(
             f"{record.stage}: of {data.n_train:,} images {data.left_out:,} sit out each epoch, other ones every time, "
             f"as they do not fill a batch of {batch_size:,}"
         )
-    trainer = make_trainer(cfg.trainer, record.folder, module.steps, checkpoint["batches"], batch_size, monitor, draw)
+    done = checkpoint["batches"]
+    trainer = make_trainer(cfg.trainer, record.folder, module.steps, done, batch_size, monitor, draw, callbacks)
     began = time.perf_counter()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)

@@ -18,8 +18,10 @@ TITLES = {
     "lr": "Learning rate",
     "images_per_second": "Speed, images a second",
     "restarted_codes": "Codes drawn again, each time",
-    "gan_weight": "Weight of the GAN loss",
+    "gan_weight": "Adaptive weight of the GAN loss",
+    "logits": "Discriminator, mean logit",
 }
+TOGETHER = {"logits_real": "logits", "logits_made": "logits"}  # in one chart
 FIRST = ("loss", "psnr", "usage", "accuracy", "zero_shot", "perplexity", "images_per_second", "lr")
 SHOWN = 3  # charts, a row of the page; the others stand under "More curves"
 AXES = frozenset({"step", "epoch", "batches", "iteration"})
@@ -89,7 +91,7 @@ def charts(curves: Sequence[Curve]) -> str:
     """All curves as HTML: losses in one chart, then one chart per quantity; after the first ones, folded."""
     panels: dict[str, list[Curve]] = {}
     for curve in curves:
-        panels.setdefault("loss" if curve.is_loss else curve.quantity, []).append(curve)
+        panels.setdefault("loss" if curve.is_loss else TOGETHER.get(curve.quantity, curve.quantity), []).append(curve)
     order = [*(name for name in FIRST if name in panels), *(name for name in panels if name not in FIRST)]
     drawn = [_panel(name, panels[name]) for name in order]
     html = f'<div class="charts">{"".join(drawn[:SHOWN])}</div>'

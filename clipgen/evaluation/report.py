@@ -38,12 +38,13 @@ THUMBNAILS = 6  # of the grids that a stage saved on its way
 
 @dataclass
 class Stage:
-    """One stage folder: its stage.json, its curves, its grids in order, the latest last."""
+    """One stage folder: its stage.json, its curves, its grids in order, the latest last, and what it was warned of."""
 
     name: str
     about: dict[str, Any]
     curves: list[Curve]
     grids: list[Path]
+    warnings: list[str]
 
 
 @dataclass
@@ -108,7 +109,9 @@ def _read_stage(folder: Path, notes: list[str]) -> Stage:
     if (latest := folder / "grids" / "latest.png").is_file():
         grids.append(latest)
     about = _read_json(folder / "stage.json", notes)
-    return Stage(folder.name, about, read_curves(log) if log.is_file() else [], grids)
+    warned = folder / "warnings.txt"
+    warnings = warned.read_text(encoding="utf-8", errors="replace").splitlines() if warned.is_file() else []
+    return Stage(folder.name, about, read_curves(log) if log.is_file() else [], grids, warnings)
 
 
 def _read_json(path: Path, notes: list[str]) -> dict[str, Any]:
@@ -156,6 +159,8 @@ def _stage(run: Run, stage: Stage) -> str:
     if stage.curves:
         facts.append(f"{max(curve.x[-1] for curve in stage.curves):,.0f} batches")
     body = f'<p class="facts">{escape(" · ".join(facts))}</p>' if facts else ""
+    if stage.warnings:
+        body += f"<aside><ul>{''.join(f'<li>{escape(line)}</li>' for line in stage.warnings)}</ul></aside>"
     body += charts(stage.curves) if stage.curves else ""
     if stage.grids:
         *before, latest = stage.grids

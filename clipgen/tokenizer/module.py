@@ -71,6 +71,7 @@ class VQGANModule(pl.LightningModule):
         self.perturbation, self.gumbel_temperatures = perturbation, gumbel_temperatures
         self.seed, self.settings = seed, settings or {}
         self.batches = 0  # Lightning's global_step counts both optimizers
+        self.logged: dict[str, Tensor | float] = {}  # of the last batch
 
     def configure_optimizers(self):
         optimizers = [torch.optim.Adam(self.vqgan.parameters(), self.lr, self.betas, fused=True)]
@@ -95,9 +96,8 @@ class VQGANModule(pl.LightningModule):
         optimizer.zero_grad()
         made, logged = zip(*(self._generate(image_BCHW, gan_on) for image_BCHW in pictures), strict=True)
         self._step(optimizer, self.vqgan.parameters())
-        self._tend_codebook(made)
         means = mean_over_ranks(torch.stack([torch.stack(list(part.values())) for part in logged]).mean(0))
-        parts = dict(zip(logged[0], means, strict=True))
+        parts = dict(zip(logged[0], means, strict=True)) | self._tend_codebook(made)
         if gan_on:
             set_learning_rates(of_adversary, self.gan_lr * factor)
             of_adversary[0].zero_grad()
@@ -105,6 +105,7 @@ class VQGANModule(pl.LightningModule):
             self._step(of_adversary[0], self.adversary.parameters())
 
         self.batches += 1
+        self.logged = parts
         self.log_dict({f"train/{name}": value for name, value in parts.items()})
         self.log("loss", parts["image"], prog_bar=True, logger=False)
         self.log("lr", self.lr * factor)
@@ -166,7 +167,7 @@ class VQGANModule(pl.LightningModule):
         torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         optimizer.step()
 
-    def _tend_codebook(self, made: Iterable[Reconstruction]) -> None:
+    def _tend_codebook(self, made: Iterable[Reconstruction]) -> dict[str, float]:
         quantizer, done = self.vqgan.quantizer, self.batches + 1
         tokens_BL = torch.cat([one.tokens_Bhw.flatten(1) for one in made])
         vectors_ND = torch.cat([one.vectors_ND for one in made])
@@ -176,8 +177,8 @@ class VQGANModule(pl.LightningModule):
             tend_codebook(quantizer, tokens_BL, vectors_ND)
             if (done - self.continuous_steps) % self.usage_window == 0:
                 restart = self.restart_dead and done < 0.75 * self.steps
-                found = end_window(quantizer, tokens_BL, vectors_ND, self.seed, self.batches, restart)
-                self.log_dict({f"train/{name}": value for name, value in found.items()})
+                return end_window(quantizer, tokens_BL, vectors_ND, self.seed, self.batches, restart)
+        return {}
 
     def on_validation_start(self) -> None:
         self.counts_K = torch.zeros(self.vqgan.quantizer.codebook_size, device=self.device)

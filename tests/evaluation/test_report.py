@@ -155,6 +155,18 @@ def test_broken_files_are_named_and_do_not_stop_the_report(complete):
     assert "birds/samples.png is not a readable picture" in text
 
 
+def test_what_a_stage_was_warned_of_is_shown(complete):
+    (complete / "vqgan" / "warnings.txt").write_text("batch 50: only 3.00% of the codes <b>\nbatch 90: wins\n")
+    page = Page(write_report(complete))
+    assert "batch 50: only 3.00% of the codes <b>" in page.text and "batch 90: wins" in page.text
+
+
+def test_the_discriminators_logits_share_a_chart():
+    x = np.arange(3.0)
+    html = charts([Curve("train/logits_real", x, x), Curve("train/logits_made", x, -x)])
+    assert html.count("<svg") == 1 and "Discriminator" in html
+
+
 def test_figures_that_are_no_numbers_are_shown_as_they_are(complete):
     (complete / "metrics.json").write_text('{"judge.shape": NaN, "seconds.total": null, "vqgan": {"psnr": 20}}')
     text = Page(write_report(complete)).text

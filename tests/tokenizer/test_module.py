@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from clipgen.callbacks.ema import EMA
 from clipgen.checkpoint import read_checkpoint, submodule
 from clipgen.clip.frozen import load_clip
 from clipgen.data.module import ImageData
@@ -53,7 +54,7 @@ def unbroken(image_folder, tmp_path_factory, make_trainer, save_at):
     """A whole training with validation, and its checkpoints before, at and after each change of its course."""
     folder, watch, trained = tmp_path_factory.mktemp("unbroken"), Watch(), module()
     before = copy.deepcopy(trained.adversary.state_dict())
-    trainer = make_trainer(watch, save_at(folder, {2, 3, 4, 6, 7, STEPS}), val_check_interval=4)
+    trainer = make_trainer(EMA("vqgan", 0.9), watch, save_at(folder, {2, 3, 4, 6, 7, STEPS}), val_check_interval=4)
     trainer.fit(trained, datamodule=data(image_folder))
     return trained, watch, before, folder, trainer
 
@@ -95,12 +96,13 @@ def test_a_resumed_training_ends_bit_for_bit_as_an_unbroken_one(
     torch.manual_seed(99)
     continued = module()
     torch.manual_seed(at)  # whatever the state of the random numbers is in the new process
-    trainer = make_trainer(save_at(tmp_path, {STEPS}), val_check_interval=4)
+    trainer = make_trainer(EMA("vqgan", 0.9), save_at(tmp_path, {STEPS}), val_check_interval=4)
     trainer.fit(continued, datamodule=data(image_folder), ckpt_path=folder / f"{at}.ckpt", weights_only=True)
     assert continued.batches == STEPS
     wanted = read_checkpoint(folder / f"{STEPS}.ckpt", "vqgan")
     found = read_checkpoint(tmp_path / f"{STEPS}.ckpt", "vqgan")
     torch.testing.assert_close(found["state_dict"], wanted["state_dict"], rtol=0, atol=0)
+    torch.testing.assert_close(found["ema"], wanted["ema"], rtol=0, atol=0)
     assert len(found["optimizer_states"]) == 2
     for made, expected in zip(found["optimizer_states"], wanted["optimizer_states"], strict=True):
         assert made["state"]
@@ -121,9 +123,9 @@ def test_a_checkpoint_rebuilds_the_network(unbroken):
     checkpoint = read_checkpoint(folder / f"{STEPS}.ckpt", "vqgan")
     network = VQGAN(**checkpoint["clipgen"]["settings"]["tokenizer"])
     network.load_state_dict(submodule(checkpoint, "vqgan"))
-    images = torch.rand(2, 3, SIZE, SIZE)
-    assert torch.equal(network.eval().encode(images), trained.vqgan.eval().encode(images))
-    trained.vqgan.train()
+    live = {name: tensor for name, tensor in trained.vqgan.state_dict().items() if name not in checkpoint["ema"]}
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, checkpoint["ema"].get(f"vqgan.{name}", live[name])), name
 
 
 class Features(nn.Module):

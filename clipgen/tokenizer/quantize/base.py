@@ -22,7 +22,7 @@ class Quantizer(nn.Module):
     """Vectors → codes → vectors. A kind says how: `prepare`, `quantise` and `codes_KD`.
 
     `codes_are_drawn` says whether `start_from` and `restart_dead` mean something for the kind, `codes_are_averaged`
-    whether it wants `learn` after each batch.
+    whether it wants `learn` after each batch. `drawn_K` says which codes are new since the last `count`, if any.
     """
 
     codes_are_drawn = False
@@ -34,6 +34,7 @@ class Quantizer(nn.Module):
         self.project_in = nn.Conv2d(channels, code_dim, 1)
         self.project_out = nn.Conv2d(code_dim, channels, 1)
         self.register_buffer("used_K", torch.zeros(codebook_size))  # how often, since the window began
+        self.drawn_K: Tensor | None = None
 
     @property
     def codes_KD(self) -> Tensor:
@@ -69,6 +70,7 @@ class Quantizer(nn.Module):
     def count(self, counts_K: Tensor) -> None:
         """Add how often a batch used each code to the window."""
         self.used_K += counts_K
+        self.drawn_K = None
 
     def learn(self, counts_K: Tensor, sums_KD: Tensor) -> None:
         """Move the codes by how often a batch used each, and the sum of the vectors that were nearest to it."""

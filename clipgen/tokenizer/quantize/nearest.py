@@ -81,3 +81,4 @@ class NearestCode(Quantizer):
 
     def _place(self, which_K: Tensor, codes: Tensor) -> None:
         self.codebook[which_K] = F.normalize(codes, dim=-1) if self.unit_codes else codes
+        self.drawn_K = which_K

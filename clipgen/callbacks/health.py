@@ -1,0 +1,121 @@
+"""Signs that a tokenizer's training collapses, each in words that say what to change."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from clipgen.data.atomic import replacing
+from clipgen.errors import UserError
+
+LEAST_USAGE = 0.1  # of the codes that a window could have used
+LEAST_HINGE = 0.05  # the discriminator's loss: 1 when it knows nothing, 0 when it is never in doubt
+WIDEST_LOGITS = 10.0  # between real and made pictures; hinge asks for 2
+BOUND = 1e4  # of the adaptive weight
+READ_EVERY = 10  # batches, since reading a number makes a GPU wait
+
+
+class Health(pl.Callback):
+    """Reads what the module `logged` of each batch, and judges it over windows of `every` batches.
+
+    A warning is said when it first applies, and again after 10, 100, … windows; `FOLDER/warnings.txt` keeps them all.
+    A loss that is NaN or infinite ends the training with a UserError, before any such weights are saved. `reachable`
+    is the share of the codebook that a window has tokens for.
+    """
+
+    def __init__(self, folder: Path, every: int, reachable: float = 1.0, say: Callable[[str], None] = print):
+        self.folder, self.every, self.reachable, self.say = folder, every, reachable, say
+        self.unread: list[tuple[int, dict[str, Tensor | float]]] = []
+        self.window: list[dict[str, float]] = []
+        self.windows: dict[str, int] = {}  # in which each warning applied
+        self.lines: list[str] = []
+
+    def state_dict(self) -> dict:
+        return {"windows": self.windows, "lines": self.lines}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.windows, self.lines = state["windows"], state["lines"]
+
+    def on_train_start(self, trainer, module) -> None:
+        if self.lines and trainer.is_global_zero:
+            self._write()  # without those that came after the checkpoint
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        self.unread.append((module.batches, module.logged))
+        judge = module.batches % self.every == 0 or module.batches == module.steps
+        if judge or module.batches % READ_EVERY == 0:
+            self._read()
+        if judge:
+            self._judge(module.batches, trainer.is_global_zero)
+
+    def on_save_checkpoint(self, trainer, module, checkpoint) -> None:
+        self._read()
+        weights = checkpoint["state_dict"].items()
+        if bad := next((name for name, tensor in weights if not torch.isfinite(tensor).all()), None):
+            raise self._not_finite(module.batches, f"weights {bad}")
+
+    def _read(self) -> None:
+        """The numbers of the batches since the last time."""
+        read = [(batch, {name: float(value) for name, value in logged.items()}) for batch, logged in self.unread]
+        self.unread.clear()
+        bad = [(batch, name) for batch, found in read for name, value in found.items() if not math.isfinite(value)]
+        if bad:  # on all ranks, as what is logged is a mean over them
+            batch, name = bad[0]
+            raise self._not_finite(batch, f"train/{name}")
+        self.window += [found for _, found in read]
+
+    def _not_finite(self, batch: int, what: str) -> UserError:
+        last = self.folder / "last.ckpt"
+        before = f"{last} is from before it" if last.exists() else "no checkpoint was saved before it"
+        return UserError(
+            f"{self.folder.name}: at batch {batch} {what} is NaN or infinite, and the training stopped; lower "
+            "tokenizer.train.lr (with the GAN on tokenizer.train.gan_lr too), or take trainer.precision=32-true; "
+            f"{before}"
+        )
+
+    def _judge(self, batch: int, write: bool) -> None:
+        for kind, words in warnings_of(self.window, self.reachable).items():
+            self.windows[kind] = count = self.windows.get(kind, 0) + 1
+            if count in (10**power for power in range(9)):
+                line = f"batch {batch}: {words}" + (f" (so in {count} windows)" if count > 1 else "")
+                self.lines.append(line)
+                if write:
+                    self.say(f"{self.folder.name}: warning: {line}")
+                    self._write()
+        self.window.clear()
+
+    def _write(self) -> None:
+        with replacing(self.folder / "warnings.txt") as path:
+            path.write_text("".join(f"{line}\n" for line in self.lines), encoding="utf-8")
+
+
+def warnings_of(window: Sequence[Mapping[str, float]], reachable: float = 1.0) -> dict[str, str]:
+    """What a window warns of, from what each of its batches logged: kind → words with what to change."""
+    found = {}
+    usage = [row["usage"] for row in window if "usage" in row]
+    if usage and usage[-1] < LEAST_USAGE * reachable:
+        found["usage"] = (
+            f"only {usage[-1]:.2%} of the codes are in use: the codebook collapses; take "
+            "tokenizer.train.restart_dead=true, tokenizer.train.continuous_steps=100, tokenizer.unit_codes=true with "
+            "tokenizer.code_dim=8, or a smaller tokenizer.codebook_size"
+        )
+    gan = [row for row in window if "discriminator" in row]
+    if len(gan) <= len(window) // 2:
+        return found
+    loss, real, made = (mean(row[name] for row in gan) for name in ("discriminator", "logits_real", "logits_made"))
+    if loss < LEAST_HINGE or real - made > WIDEST_LOGITS:
+        found["discriminator"] = (
+            f"the discriminator wins outright (loss {loss:.3f}, logits {real:.1f} for pictures and {made:.1f} for "
+            "reconstructions), and teaches little; lower tokenizer.train.gan_lr, raise tokenizer.train.gan_start, "
+            "or take tokenizer.train.lecam=0.001"
+        )
+    if mean(row["gan_weight"] >= 0.99 * BOUND for row in gan) > 0.5:
+        found["gan_weight"] = (
+            f"the adaptive weight of the GAN is at its bound of {BOUND:.0f}: the discriminator gives the decoder no "
+            "gradient; lower tokenizer.train.gan_lr or tokenizer.train.gan_weight, or raise tokenizer.train.gan_start"
+        )
+    return found
