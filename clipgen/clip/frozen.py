@@ -16,6 +16,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.pretrained import _PRETRAINED
+from open_clip.transformer import Transformer
 from torch import Tensor, nn
 
 from clipgen.checkpoint import weights_sha256
@@ -54,6 +55,7 @@ class FrozenClip(nn.Module):
     def __init__(self, model: nn.Module, tokenizer, identity: ClipIdentity):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
+        _put_sequence_first(self.model)
         self.tokenizer = tokenizer
         self.identity = identity
         self.register_buffer("mean_C11", torch.tensor(identity.mean)[:, None, None], persistent=False)
@@ -95,6 +97,20 @@ class FrozenClip(nn.Module):
                 self.preprocess(image_BCHW), intermediates_only=True, output_fmt="NCHW"
             )
         return found["image_intermediates"]
+
+
+def _put_sequence_first(model: nn.Module) -> None:
+    """Let the blocks of open_clip's Transformers see (L, B, D): results are the same.
+
+    With the batch first torch's attention multiplies a transposed view, which is slow in bf16 on the CPU: ViT-B/32's
+    features of 8 photos with their gradient took 6 s instead of 0.6 s on one core.
+    """
+    for part in model.modules():
+        if isinstance(part, Transformer):
+            attentions = [getattr(block, "attn", None) for block in part.resblocks]
+            if all(isinstance(attention, nn.MultiheadAttention) for attention in attentions):
+                for each in (part, *attentions):
+                    each.batch_first = False
 
 
 def plain_attention(device: torch.device):

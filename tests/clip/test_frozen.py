@@ -252,3 +252,26 @@ def test_a_pickle_as_weights_is_not_executed(copied, tmp_path):
     torch.save({"state_dict": Attack(tmp_path / "executed")}, copied / "open_clip_pytorch_model.bin")
     assert "could not be loaded" in refused(f"local-dir:{copied}")
     assert not (tmp_path / "executed").exists()
+
+
+def test_the_order_of_attention_changes_no_result(clip):
+    """`FrozenClip` turns open_clip's blocks to (L, B, D), for their speed."""
+    vit = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
+    }
+    torch.manual_seed(0)
+    model = open_clip.CLIP(
+        **vit, text_cfg={"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+    )
+    image = torch.rand(3, 3, 32, 32) * 2 - 1
+    tokens = open_clip.tokenize(["a red bird", "two", "three"], 12)
+    pixels = clip.preprocess(image)
+    with torch.no_grad():
+        expected = [model.eval().encode_image(pixels), model.encode_text(tokens)]
+        expected += model.visual.forward_intermediates(pixels, intermediates_only=True)["image_intermediates"]
+        ours = FrozenClip(model, None, clip.identity)
+        found = [ours.model.encode_image(pixels), ours.model.encode_text(tokens), *ours.features(image)]
+    assert not ours.model.transformer.batch_first and not ours.model.visual.transformer.batch_first
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
