@@ -25,6 +25,7 @@ from clipgen.cli.build import (
     tokenizer_settings,
     transformer_settings,
 )
+from clipgen.cli.imports import read_tokenizer
 from clipgen.cli.latents import check_latents, say
 from clipgen.cli.machine import pick_device
 from clipgen.cli.record import Record, begin
@@ -91,7 +92,7 @@ def clip_score(cfg: Config) -> tuple[Callable[[Sequence[Image.Image]], list[floa
 def train_vqgan(cfg: Config, folder: Path) -> Record:
     """Stage 1: image shards → `folder/last.ckpt`."""
     t = cfg.tokenizer
-    training = asdict_of(t.train)
+    training = asdict_of(t.train) | ({"continuous_steps": 0} if t.ckpt else {})  # which has its codebook already
     settings = {"tokenizer": tokenizer_settings(t), "tokenizer.train": training, "seed": cfg.seed}
     images = Manifest.load(cfg.shards, "images")
     clip = clip_in_use(cfg) if t.train.perceptual_weight > 0 else None
@@ -106,7 +107,7 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     vqgan = VQGAN(**settings["tokenizer"])
     if t.ckpt:
-        vqgan.load_state_dict(submodule(read_checkpoint(t.ckpt, "vqgan"), "vqgan"))
+        vqgan.load_state_dict(read_tokenizer(t.ckpt, t.ckpt_config)[1])
     module = VQGANModule(
         vqgan,
         perceptual=partial(perceptual_distance, clip.features) if clip else None,
@@ -136,7 +137,7 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     m = cfg.transformer
     latents = Manifest.load(cfg.latents, "latents")
     path = tokenizer_path(cfg)
-    vqgan, _, sha256 = load_tokenizer(path)
+    vqgan, _, sha256 = load_tokenizer(path, cfg.tokenizer.ckpt_config)
     clip = clip_in_use(cfg)
     check_latents(latents, cfg.latents, path, sha256, clip)
     data = LatentData(
@@ -254,7 +255,8 @@ def transformer_checkpoint(folder: Path) -> Path:
 def export(cfg, tokenizer: Path, transformer: Path, latents: Path, out: Path) -> ClipGen:
     """A folder that needs nothing else: safetensors, config, model card, and the CLIP where it is a local one."""
     clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
-    vqgan, vqgan_settings, _ = load_tokenizer(tokenizer)
+    vqgan, vqgan_settings, sha256 = load_tokenizer(tokenizer, cfg.tokenizer.ckpt_config)
+    check_latents(Manifest.load(latents, "latents"), str(latents), tokenizer, sha256, clip)
     model, model_settings = load_transformer(transformer)
     pipeline = ClipGen(
         vqgan, model, clip, load_statistics(latents), asdict_of(cfg.sampling),

@@ -13,10 +13,13 @@ def main(cfg: Config) -> float | None:
     if cfg.stage not in STAGES:
         raise UserError(f"stage={cfg.stage} is no stage; take one of {', '.join(STAGES)}")
     check(cfg)
-    from clipgen.cli.run import fill_from_shards, use_threads
+    from clipgen.cli.imports import adopt_tokenizer
+    from clipgen.cli.run import fill_from_shards, print_choices, use_threads
     from clipgen.cli.stages import say, train_clip, train_transformer, train_vqgan
 
     use_threads(cfg)
+    if cfg.stage == "vqgan":
+        print_choices(adopt_tokenizer(cfg))
     if cfg.stage == "transformer":
         fill_from_shards(cfg, cfg.latents, "latents")
     else:
