@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -22,6 +23,11 @@ UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError, AttributeError, AssertionError,
     struct.error,
 )  # fmt: skip
+MODEL_CHECKPOINT = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
+
+
+class ModelCheckpoint:
+    """Stands for Lightning's class, by which Lightning 1.0 keyed `callbacks`: every published checkpoint names it."""
 
 
 def weights_sha256(state: Mapping[str, Tensor]) -> str:
@@ -33,17 +39,39 @@ def weights_sha256(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_checkpoint(path: str | Path, stage: str) -> dict[str, Any]:
-    """A training checkpoint of `stage`; UserError when it is missing, broken, unsafe or of another stage."""
+def read_torch(path: str | Path, stage: str) -> Any:
+    """What torch saved in a file, tensors and plain values; UserError when it is missing, broken or unsafe."""
     path = Path(path)
     if not path.is_file():
         raise UserError(
             f"{path} does not exist; train it with `clipgen train stage={stage}`, or give another checkpoint"
         )
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        found = checkpoint["clipgen"]["stage"]
+        return _load(path)
     except UNREADABLE as problem:
+        reason = str(problem).strip().split("\n")[0][:120]
+        if unsafe := re.search(r"GLOBAL (\S+) was not an allowed global", str(problem)):
+            reason = f"it holds a pickled object of {unsafe[1]}, which is not loaded"
+        raise UserError(
+            f"{path} is not a checkpoint of clipgen ({reason}); give one made by `clipgen train`"
+        ) from problem
+
+
+def _load(path: Path) -> Any:
+    with torch.serialization.safe_globals([(ModelCheckpoint, MODEL_CHECKPOINT)]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def read_checkpoint(path: str | Path, stage: str) -> dict[str, Any]:
+    """A training checkpoint of `stage`; UserError when it is missing, broken, unsafe or of another stage."""
+    return of_stage(read_torch(path, stage), path, stage)
+
+
+def of_stage(checkpoint: Any, path: str | Path, stage: str) -> dict[str, Any]:
+    """`checkpoint`, which was read from `path`, or a UserError when it is not of our `stage`."""
+    try:
+        found = checkpoint["clipgen"]["stage"]
+    except (LookupError, TypeError, RuntimeError, ValueError) as problem:
         reason = str(problem).strip().split("\n")[0][:120]
         raise UserError(
             f"{path} is not a checkpoint of clipgen ({reason}); give one made by `clipgen train`"
@@ -95,7 +123,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             with np.load(path, allow_pickle=False) as arrays:
                 found = {name: torch.from_numpy(arrays[name]) for name in arrays}
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            found = _load(path)
         found = found.get("state_dict", found)
         tensors = {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
     except (SafetensorError, zipfile.BadZipFile, *UNREADABLE) as problem:

@@ -98,6 +98,7 @@ class Tokenizer:
     network: str = "resnet"
     dropout: float = 0.0
     ckpt: str | None = None
+    ckpt_config: str | None = None
     train: VQGANTraining = field(default_factory=VQGANTraining)
 
 
@@ -234,17 +235,19 @@ class DrawConfig:
 
 
 @dataclass
+class TokenizerFile:
+    ckpt: str | None = None
+    ckpt_config: str | None = None
+
+
+@dataclass
 class ExportConfig:
     name: str = "run"
     run: str = "outputs/${name}"
     out: str = "${run}/model"
+    tokenizer: TokenizerFile = field(default_factory=TokenizerFile)
     clip: Clip = field(default_factory=Clip)
     sampling: Sampling = field(default_factory=Sampling)
-
-
-@dataclass
-class TokenizerFile:
-    ckpt: str | None = None
 
 
 @dataclass

@@ -1,9 +1,11 @@
 """What tests of several parts use: the real data beside the checkout, and small real shards."""
 
+import importlib.util
 import io
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub: no test touches the network
 
@@ -127,6 +129,15 @@ def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     module = ClipModule(TINY_CLIP, steps=1)
     save_open_clip(module, folder, ["a red circle", "a blue ring on white", "two black crosses"])
     return folder
+
+
+@pytest.fixture(scope="session")
+def published() -> ModuleType:
+    """`tokenizer/published.py`: taming's and HFAiLab's tokenizers, small and random, in the layout of their files."""
+    spec = importlib.util.spec_from_file_location("published", Path(__file__).parent / "tokenizer" / "published.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,11 @@ def values(cfg: Config) -> dict[str, object]:
 
 
 def open_keys(cfg: Config) -> set[str]:
-    return {key for key, value in values(cfg).items() if value is None and not key.endswith((".ckpt", ".pretrained"))}
+    return {
+        key
+        for key, value in values(cfg).items()
+        if value is None and not key.endswith((".ckpt", ".ckpt_config", ".pretrained"))
+    }
 
 
 @pytest.mark.parametrize("gpu, cores", MACHINES)

@@ -33,7 +33,7 @@ def _decoder(cfg: BrowseConfig, latents: str):
 
     made = Manifest.load(latents, "latents").made_by["tokenizer"]["sha256"]
     path = tokenizer_beside(cfg.tokenizer.ckpt, latents)
-    vqgan, _, sha256 = load_tokenizer(path)
+    vqgan, _, sha256 = load_tokenizer(path, cfg.tokenizer.ckpt_config)
     if sha256 != made:
         raise UserError(
             f"latents={latents} were made with tokenizer {made[:8]}… but {path} is {sha256[:8]}…; give the one that "

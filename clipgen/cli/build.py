@@ -22,6 +22,7 @@ from clipgen.callbacks.interrupt import SaveOnInterrupt
 from clipgen.callbacks.progress import Progress
 from clipgen.callbacks.throughput import Throughput
 from clipgen.checkpoint import read_checkpoint, submodule, weights_sha256
+from clipgen.cli.imports import read_tokenizer
 from clipgen.cli.machine import pick_device, pick_precision
 from clipgen.clip.frozen import LOCAL_DIR, FrozenClip, load_clip
 from clipgen.config import Config, Tokenizer, Trainer, TransformerModel, VQGANTraining, asdict_of
@@ -59,12 +60,10 @@ def transformer_settings(cfg: TransformerModel, grid, codebook_size: int, embed_
     return {"grid": list(grid), "codebook_size": codebook_size, "embed_dim": embed_dim, **own}
 
 
-def load_tokenizer(path: str | Path) -> tuple[VQGAN, dict[str, Any], str]:
-    """(VQGAN in eval mode, its settings, sha256 of its weights) from a checkpoint of `train stage=vqgan`."""
-    checkpoint = read_checkpoint(path, "vqgan")
-    settings = checkpoint["clipgen"]["settings"]["tokenizer"]
+def load_tokenizer(path: str | Path, yaml: str | Path | None = None) -> tuple[VQGAN, dict[str, Any], str]:
+    """(VQGAN in eval mode, its settings, sha256 of its weights) from a checkpoint, ours or a published one."""
+    settings, state = read_tokenizer(path, yaml)
     vqgan = VQGAN(**settings)
-    state = submodule(checkpoint, "vqgan")
     vqgan.load_state_dict(state)
     return vqgan.eval().to(memory_format=torch.channels_last), settings, tokenizer_sha256(state)
 

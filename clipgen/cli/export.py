@@ -10,6 +10,7 @@ def main(cfg: ExportConfig) -> None:
     from clipgen.cli.stages import export, transformer_checkpoint
 
     run = Path(cfg.run)
-    tokenizer, transformer = run / "vqgan" / "last.ckpt", transformer_checkpoint(run / "transformer")
+    tokenizer = Path(cfg.tokenizer.ckpt) if cfg.tokenizer.ckpt else run / "vqgan" / "last.ckpt"
+    transformer = transformer_checkpoint(run / "transformer")
     export(cfg, tokenizer, transformer, run / "latents", Path(cfg.out))
     say(f'export: {cfg.out}; try `clipgen sample model={cfg.out} "…"`')

@@ -23,11 +23,12 @@ from data_prep.precision import agreement, holds
 def encode_latents(cfg: Config, replace: bool = False) -> Manifest:
     """Image shards → latent shards, by the tokenizer and the CLIP in use."""
     e = cfg.encode
-    make = networks(tokenizer_path(cfg), cfg.clip.model, cfg.clip.pretrained, pick_device(cfg.trainer.device))
+    device, yaml = cfg.trainer.device, cfg.tokenizer.ckpt_config
+    make = networks(tokenizer_path(cfg), cfg.clip.model, cfg.clip.pretrained, pick_device(device), yaml)
     encoders = make(e.precision) if e.precision != "auto" else _faster(cfg, make, e.batch_size)
     texts, source = reference_texts(cfg.clip.model, cfg.clip.captions)
     there = MakeEncoders(
-        str(tokenizer_path(cfg)), cfg.clip.model, cfg.clip.pretrained, cfg.trainer.device, encoders.precision
+        str(tokenizer_path(cfg)), cfg.clip.model, cfg.clip.pretrained, device, encoders.precision, yaml
     )
     return encode(
         cfg.shards, cfg.latents, encoders, texts, source, e.crops, e.batch_size, e.workers or cores(), replace,
@@ -35,14 +36,16 @@ def encode_latents(cfg: Config, replace: bool = False) -> Manifest:
     )  # fmt: skip
 
 
-def encode_again(shards: str, latents: str, tokenizer: Path, device: str, broken: set[str]) -> Manifest:
+def encode_again(
+    shards: str, latents: str, tokenizer: Path, device: str, broken: set[str], yaml: str | None = None
+) -> Manifest:
     """Make the `broken` files of finished latents again, as their manifest says that they were made."""
     manifest = Manifest.load(latents, "latents")
     clip = manifest.made_by["clip"]
     encoded = manifest.made_by.get("encode", {})
     if "crops" not in encoded:
         raise UserError(f"latents={latents} are of an earlier version; run `clipgen encode` again with replace=true")
-    make = networks(tokenizer, clip["model"], clip["pretrained"], pick_device(device))
+    make = networks(tokenizer, clip["model"], clip["pretrained"], pick_device(device), yaml)
     encoders = make(encoded["precision"])
     if encoders.identity["tokenizer"] != manifest.made_by["tokenizer"]:
         raise UserError(
@@ -74,14 +77,16 @@ class MakeEncoders:
     pretrained: str | None
     device: str
     precision: str
+    yaml: str | None = None
 
     def __call__(self) -> Encoders:
-        return networks(Path(self.tokenizer), self.clip, self.pretrained, pick_device(self.device))(self.precision)
+        device = pick_device(self.device)
+        return networks(Path(self.tokenizer), self.clip, self.pretrained, device, self.yaml)(self.precision)
 
 
-def networks(tokenizer: Path, clip_model: str, pretrained: str | None, device: torch.device):
+def networks(tokenizer: Path, clip_model: str, pretrained: str | None, device: torch.device, yaml: str | None = None):
     """precision → Encoders of a checkpoint of stage 1 and a CLIP."""
-    vqgan, settings, sha256 = load_tokenizer(tokenizer)
+    vqgan, settings, sha256 = load_tokenizer(tokenizer, yaml)
     clip = load_clip_once(clip_model, pretrained, device)
     vqgan.to(device)
     identity = {

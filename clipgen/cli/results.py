@@ -39,7 +39,8 @@ def evaluate_run(cfg: Config, pipeline: ClipGen, out: Path) -> dict[str, float]:
             "reconstructions",
         )
     t = cfg.tokenizer.train
-    metrics["vqgan.gan_share"] = round(max(0.0, 1 - gan_start(t) / t.steps), 4) if t.gan_weight > 0 else 0.0
+    if not cfg.tokenizer.ckpt:
+        metrics["vqgan.gan_share"] = round(max(0.0, 1 - gan_start(t) / t.steps), 4) if t.gan_weight > 0 else 0.0
     metrics |= _transformer_loss(out)
     if cfg.world == "shapes":
         metrics |= zero_shot(pipeline.clip, size)
@@ -127,10 +128,11 @@ def tell(cfg: Config, metrics: dict[str, float], out: Path, seconds: float) -> N
         f"Made: a text-to-image generator in {out}/model, from {metrics['images.train']:,} images and no captions.",
     ]
     if "vqgan.psnr" in metrics:
-        gan = metrics["vqgan.gan_share"]
+        trained = "vqgan.gan_share" in metrics
+        made = f"GAN on in {metrics['vqgan.gan_share']:.0%} of the steps" if trained else "by the tokenizer given"
         lines.append(
             f"  images → tokens → images: PSNR {metrics['vqgan.psnr']:.1f} dB, {metrics['vqgan.usage']:.0%} of the "
-            f"codes in use, GAN on in {gan:.0%} of the steps"
+            f"codes in use, {made}"
         )
     if "judge.shape" in metrics:
         lines.append("  200 prompts, 4 images each, judged by their pixels (chance; ceiling: reconstructions):")

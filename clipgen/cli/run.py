@@ -19,6 +19,7 @@ def main(cfg: Config) -> None:
     check(cfg)
 
     from clipgen.cli import stages
+    from clipgen.cli.imports import adopt_tokenizer
     from clipgen.cli.latents import encode_latents
     from clipgen.cli.machine import describe, pick_device
     from clipgen.cli.perceptual import perceptual_inputs
@@ -40,6 +41,7 @@ def main(cfg: Config) -> None:
 
     say(f"run: {cfg.images} → {out}, on {describe(device)['device']}")
     start = time.perf_counter()
+    print_choices(adopt_tokenizer(cfg))
     choose_size(cfg, device.type == "cuda")
     stages.clip_in_use(cfg)  # this and the texts are needed later; what is wrong with them is told now
     reference_texts(cfg.clip.model, cfg.clip.captions)
@@ -55,9 +57,12 @@ def main(cfg: Config) -> None:
     save_config(cfg, out)
     write_json(out / "run.json", describe(device))
 
-    train_on_ranks(cfg, "vqgan")
-    record = stages.train_vqgan(cfg, out / "vqgan")
-    seconds["vqgan"] = record.seconds
+    if cfg.tokenizer.ckpt:
+        seconds.pop("vqgan", None)
+        say(f"vqgan: tokenizer.ckpt={cfg.tokenizer.ckpt} is taken as it is")
+    else:
+        train_on_ranks(cfg, "vqgan")
+        seconds["vqgan"] = stages.train_vqgan(cfg, out / "vqgan").seconds
     start = time.perf_counter()
     before = stamp(cfg.latents)
     encode_latents(cfg, replace=True)

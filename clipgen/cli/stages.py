@@ -25,6 +25,7 @@ from clipgen.cli.build import (
     tokenizer_settings,
     transformer_settings,
 )
+from clipgen.cli.imports import read_tokenizer
 from clipgen.cli.latents import check_latents
 from clipgen.cli.machine import pick_device
 from clipgen.cli.perceptual import PERCEPTUAL_FILE_KEYS, needs_clip, perceptual_inputs, perceptual_loss
@@ -63,6 +64,8 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
     """Stage 1: image shards → `folder/last.ckpt`."""
     t = cfg.tokenizer
     training = {key: value for key, value in asdict_of(t.train).items() if key not in PERCEPTUAL_FILE_KEYS}
+    if t.ckpt:
+        training["continuous_steps"] = 0  # it has its codebook already
     settings = {"tokenizer": tokenizer_settings(t), "tokenizer.train": training, "seed": cfg.seed}
     images = Manifest.load(cfg.shards, "images")
     clip = clip_in_use(cfg) if needs_clip(t.train) else None
@@ -83,7 +86,7 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     vqgan = VQGAN(**settings["tokenizer"])
     if t.ckpt:
-        vqgan.load_state_dict(submodule(read_checkpoint(t.ckpt, "vqgan"), "vqgan"))
+        vqgan.load_state_dict(read_tokenizer(t.ckpt, t.ckpt_config)[1])
     module = VQGANModule(
         vqgan,
         perceptual=perceptual,
@@ -126,7 +129,7 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     m = cfg.transformer
     latents = Manifest.load(cfg.latents, "latents")
     path = tokenizer_path(cfg)
-    vqgan, _, sha256 = load_tokenizer(path)
+    vqgan, _, sha256 = load_tokenizer(path, cfg.tokenizer.ckpt_config)
     clip = clip_in_use(cfg)
     check_latents(latents, cfg.latents, path, sha256, clip)
     data = LatentData(
@@ -254,7 +257,8 @@ def transformer_checkpoint(folder: Path) -> Path:
 def export(cfg, tokenizer: Path, transformer: Path, latents: Path, out: Path) -> ClipGen:
     """A folder that needs nothing else: safetensors, config, model card, and the CLIP where it is a local one."""
     clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
-    vqgan, vqgan_settings, _ = load_tokenizer(tokenizer)
+    vqgan, vqgan_settings, sha256 = load_tokenizer(tokenizer, cfg.tokenizer.ckpt_config)
+    check_latents(Manifest.load(latents, "latents"), str(latents), tokenizer, sha256, clip)
     model, model_settings = load_transformer(transformer)
     pipeline = ClipGen(
         vqgan, model, clip, load_statistics(latents), asdict_of(cfg.sampling),

@@ -19,13 +19,16 @@ def main(cfg: Config) -> float | None:
     if cfg.trainer.devices > 1 and not launched():
         launch(cfg.trainer.devices, ["train", *sys.argv[1:]])
         return best_score(folder)
+    from clipgen.cli.imports import adopt_tokenizer
     from clipgen.cli.machine import pick_device
-    from clipgen.cli.run import fill_from_shards, use_threads
+    from clipgen.cli.run import fill_from_shards, print_choices, use_threads
     from clipgen.cli.say import say
     from clipgen.cli.stages import train_clip, train_transformer, train_vqgan
 
     join(pick_device(cfg.trainer.device).type)
     use_threads(cfg)
+    if cfg.stage == "vqgan":
+        print_choices(adopt_tokenizer(cfg))
     if cfg.stage == "transformer":
         fill_from_shards(cfg, cfg.latents, "latents")
     else:

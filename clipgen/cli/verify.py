@@ -61,7 +61,8 @@ def _repair(cfg: VerifyConfig, folder: str, of: str | None, broken: set[str]) ->
         raise UserError(f"shards is not set; type shards=FOLDER, the image shards that {folder} was made of")
     from clipgen.cli.latents import encode_again
 
-    encode_again(of, folder, tokenizer_beside(cfg.tokenizer.ckpt, folder), cfg.device, broken)
+    tokenizer = tokenizer_beside(cfg.tokenizer.ckpt, folder)
+    encode_again(of, folder, tokenizer, cfg.device, broken, cfg.tokenizer.ckpt_config)
 
 
 def tokenizer_beside(ckpt: str | None, latents: str) -> Path:

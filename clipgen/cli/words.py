@@ -15,7 +15,7 @@ FLAGS = {
 # Settings whose value is a file or a folder: their names may hold what Hydra's grammar keeps for itself.
 PATHS = frozenset(
     {"images", "captions", "shards", "latents", "out", "run", "model", "prompts", "image"}
-    | {"clip.captions", "tokenizer.ckpt", "transformer.ckpt"}
+    | {"clip.captions", "tokenizer.ckpt", "tokenizer.ckpt_config", "transformer.ckpt"}
 )
 
 

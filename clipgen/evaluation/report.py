@@ -88,7 +88,6 @@ def read_run(folder: Path) -> Run:
             "give one that `clipgen run` or `clipgen train` made, such as outputs/demo"
         )
     run.notes += [f"{FILES[name]} ({name}): not there yet" for name in absent]
-    run.notes += [f"stage {name}: not begun" for name in EXPECTED if name not in [stage.name for stage in run.stages]]
     for stage in run.stages:
         if (status := str(stage.about.get("status", "not finished"))) not in DONE:
             run.notes.append(f"stage {stage.name}: {status}")
@@ -96,6 +95,10 @@ def read_run(folder: Path) -> Run:
         run.config = (folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
     run.about = _read_json(folder / "run.json", run.notes)
     run.metrics = flat(_read_json(folder / "metrics.json", run.notes))
+    begun = {stage.name for stage in run.stages} | (
+        {"vqgan"} if "vqgan.psnr" in run.metrics else set()
+    )  # one was given
+    run.notes += [f"stage {name}: not begun" for name in EXPECTED if name not in begun]
     return run
 
 

@@ -25,7 +25,7 @@ KEYS = {
     "sample": "model prompts image out n seed guidance_scale temperature top_k top_p fidelity batch_size device",
     "evaluate": "model shards world split n seed guidance_scale temperature top_k top_p fidelity batch_size out device",
     "draw": "out n seed image_size captions",
-    "export": "name run out clip sampling",
+    "export": "name run out clip sampling tokenizer",
     "verify": "shards latents repair images captions tokenizer device",
     "browse": "shards latents out n split tokenizer device",
     "report": "run",

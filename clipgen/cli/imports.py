@@ -1,0 +1,66 @@
+"""What `tokenizer.ckpt` may be: a checkpoint of ours, or one that taming or HFAiLab published."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from yaml import YAMLError
+
+from clipgen.checkpoint import of_stage, read_torch, submodule
+from clipgen.config import Config
+from clipgen.defaults import Choice
+from clipgen.errors import UserError
+from clipgen.tokenizer.imported import from_hfai, from_taming, needs_yaml, published_weights
+
+
+def read_tokenizer(path: str | Path, yaml: str | Path | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(Settings of the VQGAN, its weights) of a checkpoint; `yaml` is that of taming, else it is looked for beside."""
+    checkpoint = read_torch(path, "vqgan")
+    if (weights := published_weights(checkpoint)) is None:
+        checkpoint = of_stage(checkpoint, path, "vqgan")
+        return checkpoint["clipgen"]["settings"]["tokenizer"], submodule(checkpoint, "vqgan")
+    if not needs_yaml(weights):
+        return from_hfai(weights, str(path))
+    yaml = Path(yaml) if yaml else _yaml_beside(Path(path))
+    return from_taming(weights, _read_yaml(yaml), str(path), str(yaml))
+
+
+def adopt_tokenizer(cfg: Config) -> list[Choice]:
+    """Set the network of `cfg.tokenizer` to that of `tokenizer.ckpt`, in place; what changed by that."""
+    t = cfg.tokenizer
+    if not t.ckpt:
+        return []
+    settings, _ = read_tokenizer(t.ckpt, t.ckpt_config)
+    downsample = settings.get("patch", 1) * 2 ** (len(settings["channel_multipliers"]) - 1)
+    choices = []
+    for key, value in {**settings, "downsample": downsample}.items():
+        if getattr(t, key) != value:
+            setattr(t, key, value)
+            choices.append(Choice(f"tokenizer.{key}", value, "tokenizer.ckpt"))
+    return choices
+
+
+def _yaml_beside(path: Path) -> Path:
+    """Where taming's and latent diffusion's downloads and log folders have it."""
+    logs = sorted(path.parent.parent.glob("configs/*-project.yaml"), reverse=True)
+    named = [path.with_suffix(".yaml"), path.with_name("model.yaml"), path.with_name("config.yaml")]
+    for yaml in [*named, *logs]:
+        if yaml.is_file():
+            return yaml
+    raise UserError(
+        f"{path} is a checkpoint of taming, and its YAML is not beside it ({', '.join(each.name for each in named)} or "
+        "../configs/*-project.yaml); give it as tokenizer.ckpt_config=FILE.yaml"
+    )
+
+
+def _read_yaml(path: Path) -> Any:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except FileNotFoundError as problem:
+        raise UserError(f"tokenizer.ckpt_config={path} does not exist; give the YAML of the checkpoint") from problem
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as problem:
+        reason = str(problem).strip().split("\n")[0]
+        raise UserError(f"{path} is not a readable YAML ({reason}); give that of the checkpoint") from problem

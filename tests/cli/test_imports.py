@@ -1,0 +1,131 @@
+"""A checkpoint that taming published goes wherever one of ours goes."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from clipgen.cli.build import load_tokenizer
+from clipgen.data.manifest import Manifest
+from clipgen.pipeline import ClipGen
+
+PROMPTS = "prompts=[a red circle]"
+
+
+@pytest.fixture(scope="module")
+def theirs(published):
+    return published.random(published.VQModel(published.config()))
+
+
+@pytest.fixture(scope="module")
+def words(published, theirs, tmp_path_factory) -> list[str]:
+    """tokenizer.ckpt and its YAML, in a folder whose name Hydra's grammar has its own ideas about."""
+    folder = tmp_path_factory.mktemp("taming, f4=small")
+    published.save_taming(theirs, folder / "last.ckpt", folder / "of it.yaml", published.config())
+    return [f"tokenizer.ckpt={folder / 'last.ckpt'}", f"tokenizer.ckpt_config={folder / 'of it.yaml'}"]
+
+
+@pytest.fixture(scope="module")
+def imported_run(clipgen, pictures, tiny, words, tmp_path_factory):
+    """`clipgen run` with taming's checkpoint: its folder and what it said. Not to be changed."""
+    folder = tmp_path_factory.mktemp("imported") / "run"
+    outcome = clipgen("run", f"images={pictures}", f"out={folder}", PROMPTS, *tiny, *words, "encode.precision=fp32")
+    assert outcome.status == 0, outcome.error
+    return folder, outcome.said
+
+
+def members(folder: Path, ending: str) -> dict[str, bytes]:
+    found = {}
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            found |= {
+                each.name.split(".")[0]: tar.extractfile(each).read() for each in tar if each.name.endswith(ending)
+            }
+    return found
+
+
+@torch.no_grad()
+def check_latents_of(latents: Path, shards: Path, theirs) -> None:
+    """The tokens are those that taming's own modules give the very pictures."""
+    tokens, images = members(latents, "tokens.npy"), members(shards, ".png")
+    assert tokens.keys() == images.keys() and len(tokens) == 60
+    for key, image in list(images.items())[:10]:
+        pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(image)))).permute(2, 0, 1)[None]
+        wanted = theirs.tokens(pixels / 127.5 - 1)
+        assert np.array_equal(np.load(io.BytesIO(tokens[key]))[0], wanted[0].numpy())
+
+
+def test_run_takes_a_published_tokenizer_as_it_is(imported_run, theirs):
+    folder, said = imported_run
+    assert "is taken as it is" in said and not (folder / "vqgan").exists()
+    assert "not begun" not in (folder / "report.html").read_text()
+    check_latents_of(folder / "latents", folder / "shards", theirs)
+    model = ClipGen.from_pretrained(folder / "model")
+    tokens_Bhw = torch.randint(48, (2, 8, 8), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model.vqgan.decode(tokens_Bhw), theirs.decode(tokens_Bhw), atol=1e-5, rtol=1e-5)
+    assert model.generate(["a red circle"], n=1)[0].size == (32, 32)
+
+
+def test_encode_gives_the_tokens_of_taming(clipgen, tiny, run_folder, words, theirs, tmp_path):
+    shards = run_folder / "shards"
+    latents = ["encode.precision=fp32", f"shards={shards}", f"latents={tmp_path / 'latents'}"]
+    outcome = clipgen("encode", *latents, *tiny, *words)
+    assert outcome.status == 0, outcome.error
+    check_latents_of(tmp_path / "latents", shards, theirs)
+
+
+def test_export_browse_and_repair_take_it_too(clipgen, one_line, tiny_clip_folder, imported_run, words, tmp_path):
+    folder, _ = imported_run
+    clip = [f"clip.model=local-dir:{tiny_clip_folder}", "clip.pretrained=null"]
+    assert "last.ckpt does not exist" in one_line(clipgen("export", f"run={folder}", f"out={tmp_path / 'm'}", *clip))
+    outcome = clipgen("export", f"run={folder}", f"out={tmp_path / 'm'}", *clip, *words)
+    assert outcome.status == 0, outcome.error
+    same = [path / "tokenizer.safetensors" for path in (tmp_path / "m", folder / "model")]
+    assert same[0].read_bytes() == same[1].read_bytes()
+
+    data = [f"shards={folder / 'shards'}", f"latents={folder / 'latents'}", "device=cpu"]
+    sheet = tmp_path / "sheet.html"
+    assert "6 samples" in clipgen("browse", *data, f"out={sheet}", "n=6", *words).said
+    broken = folder / "latents" / "train-000000.tar"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:-700])
+    outcome = clipgen("verify", *data, "repair=true", *words)
+    assert outcome.status == 0 and broken.read_bytes() == whole, outcome.error
+
+
+def test_latents_of_another_tokenizer_are_not_exported(
+    clipgen, one_line, run_folder, tiny_clip_folder, words, tmp_path
+):
+    clip = [f"clip.model=local-dir:{tiny_clip_folder}", "clip.pretrained=null"]
+    line = one_line(clipgen("export", f"run={run_folder}", f"out={tmp_path / 'm'}", *clip, *words))
+    assert Manifest.load(run_folder / "latents").made_by["tokenizer"]["sha256"][:8] in line
+    assert not (tmp_path / "m").exists()
+
+
+def test_training_goes_on_from_a_published_tokenizer(clipgen, tiny, run_folder, words, tmp_path):
+    arguments = ["train", "stage=vqgan", f"out={tmp_path}", f"shards={run_folder / 'shards'}", *tiny, *words]
+    outcome = clipgen(*arguments, "tokenizer.train.lr=1e-5", "tokenizer.train.restart_dead=false")
+    assert outcome.status == 0, outcome.error
+    assert "tokenizer.channel_multipliers=[1,2,2]  (tokenizer.ckpt)" in outcome.said
+    assert "tokenizer.codebook_size=48  (tokenizer.ckpt)" in outcome.said  # which the command has as 128
+    before, settings, sha256 = load_tokenizer(words[0].partition("=")[2], words[1].partition("=")[2])
+    after, continued, sha256_after = load_tokenizer(tmp_path / "vqgan" / "last.ckpt")
+    assert sha256 != sha256_after and settings.items() <= continued.items()
+    moved = (after.quantizer.codebook - before.quantizer.codebook).abs().max()
+    assert 0 < moved < 1e-3  # six batches of Adam at 1e-5; a codebook drawn anew would be elsewhere
+    assert "skipped" in clipgen(*arguments, "tokenizer.train.lr=1e-5", "tokenizer.train.restart_dead=false").said
+
+
+def test_a_yaml_that_does_not_match_stops_in_one_line(published, clipgen, one_line, tiny, run_folder, words, tmp_path):
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(published.config(n_embed=1024)))
+    other = f"tokenizer.ckpt_config={tmp_path / 'other.yaml'}"
+    arguments = [f"out={tmp_path / 'out'}", f"shards={run_folder / 'shards'}", *tiny, words[0], other]
+    for verb in (["train", "stage=vqgan"], ["encode"]):
+        assert "n_embed=1024, but the checkpoint has 48" in one_line(clipgen(*verb, *arguments))
+    assert not (tmp_path / "out" / "vqgan").exists()
