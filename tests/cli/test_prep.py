@@ -49,7 +49,7 @@ def test_only_what_a_clip_finds_like_the_words(prep, one_line, tiny_clip_folder,
     "words, says",
     [
         (["prep.background=nocolour"], "prep.background 'nocolour' is no colour"),
-        (["prep.decoding=quick"], "prep.decoding 'quick' is unknown; take one of exact, fast"),
+        (["prep.decoding=quick"], "prep.decoding 'quick' is unknown; take one of exact, close, fast"),
         (["prep.max_aspect=0.5"], "prep.max_aspect is 0.5, but must be between 1"),
         (["captions=none.parquet"], "captions=none.parquet"),
     ],
