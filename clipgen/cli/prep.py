@@ -4,6 +4,10 @@ from clipgen.config import Config, check
 
 
 def main(cfg: Config) -> None:
+    from data_prep.local import get_ready
+
+    if cfg.executor.kind == "local" and cfg.prep.workers != 1:
+        get_ready("data_prep.chunk")  # beside the imports that follow, which take as long
     from clipgen.cli.machine import cores
     from clipgen.cli.stages import prep, say
     from clipgen.config import complete
