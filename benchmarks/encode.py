@@ -145,9 +145,10 @@ def against_clip_retrieval(folder: Path, n: int = 64) -> dict:
             quietly(encode, shards, out, encoders, ["a text"], "", batch_size=32, workers=cores())
 
     if installed is None:
-        mine, _ = seconds(ours, lambda: None, rounds=1)
+        mine, _ = seconds(ours, lambda: None, rounds=2, warm_ups=1)
         return row(name, "img/s", n / mine, float("nan"), "clip-retrieval is not installed, see benchmarks/encode.py")
-    sys.path.append(f"{installed}/clip_retrieval/clip_inference")  # by module, as its package imports its whole server
+    # by module, as its package imports its whole server
+    sys.path += [installed, f"{installed}/clip_retrieval/clip_inference"]
     from reader import WebdatasetReader
     from runner import Runner
     from writer import NumpyWriter
@@ -179,7 +180,7 @@ def against_clip_retrieval(folder: Path, n: int = 64) -> dict:
                 1,
             )(0)
 
-    mine, theirs = seconds(ours, peer, rounds=1)
+    mine, theirs = seconds(ours, peer, rounds=2, warm_ups=1)
     return row(name, "img/s", n / mine, n / theirs, "clip-retrieval 2.45.0")
 
 
