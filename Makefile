@@ -27,7 +27,7 @@ test: $(READY)  ## everything but the long counts
 test-all: $(READY)  ## the long counts too
 	$(BIN)/python -m pytest -n 2
 
-bench: $(READY)  ## the benchmarks, each a table
+bench: $(READY)  ## the benchmarks, each a table; benchmarks/memory.py (five minutes) is run by hand
 	@for file in benchmarks/kernels.py benchmarks/attention.py benchmarks/data.py benchmarks/encode.py; do $(BIN)/python $$file || exit 1; done
 
 lint: $(READY)  ## style

@@ -13,14 +13,15 @@ SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 REAL = SHARED / "clothing_128.tar"
 
 
-def photo(seed: int) -> Image.Image:
-    """Noise whose spectrum falls as that of photos, sides of 480 to 800 px, colour weaker than light and dark.
+def photo(seed: int, times: int = 1) -> Image.Image:
+    """Noise whose spectrum falls as that of photos, sides of 480 to 800 px `times` so many, colour weaker than light.
 
     At quality 90 that makes JPEGs of 0.59 bytes a pixel, as the photos of COCO have.
     """
     random = torch.Generator().manual_seed(seed)
-    height, width = torch.randint(480, 801, (2,), generator=random).tolist()
-    frequency_HW = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)).clamp(min=1 / 800)
+    height, width = (times * torch.randint(480, 801, (2,), generator=random)).tolist()
+    lowest = 1 / (800 * times)
+    frequency_HW = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)).clamp(min=lowest)
     noise_CHW = torch.randn(3, height, width, generator=random)
     noise_CHW = torch.fft.irfft2(torch.fft.rfft2(noise_CHW) * frequency_HW**-1.1, (height, width))
     strength_C11 = torch.tensor([50.0, 15.0, 15.0])[:, None, None]
@@ -29,11 +30,11 @@ def photo(seed: int) -> Image.Image:
     return Image.merge("YCbCr", planes).convert("RGB")
 
 
-def generate(folder: Path, count: int) -> None:
+def generate(folder: Path, count: int, times: int = 1) -> None:
     """`count` photos as JPEGs of quality 90, the same ones each time."""
     folder.mkdir()
     for seed in range(count):
-        photo(seed).save(folder / f"{seed:05d}.jpg", quality=90)
+        photo(seed, times).save(folder / f"{seed:05d}.jpg", quality=90)
 
 
 def multiply(photos: Path, folder: Path, times: int) -> None:

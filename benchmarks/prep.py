@@ -5,6 +5,7 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager, redirect_stderr
@@ -21,25 +22,26 @@ from table import row
 from data_prep.convert import convert
 from data_prep.pack import pack
 from data_prep.scan import SourceFile
-from data_prep.settings import PackSettings
+from data_prep.settings import DECODING, PackSettings
 
 PHOTOS, SIZE, REAL_SIZE = 200, 256, 64
 TIMES = 3  # files of each photo where one process is compared
-TIMES_TWO = 15  # and where two are: 3,000 files, in small shards, so that neither waits long for the other's last
-MEASURED_FIDELITY = 60  # photos
+TIMES_TWO = 15  # and where two are
+LEFT, LARGER = (2.0, 1.5, 1.25, 1.0), {1: 60, 2: 20, 4: 8}  # of the curve; times the sides → photos
+CURVE = "curve"
 Spent = tuple[float, float]  # seconds of wall and of CPU time
 PEER = os.environ.get("IMG2DATASET_PYTHON")
 MISSING = "img2dataset is not installed, see benchmarks/data.py"
 
 
-def ours(images: Path, size: int, decoding: str = "exact", workers: int = 1, shard: int = 2000) -> Callable[[], Spent]:
+def ours(images: Path, size: int, decoding: str = "exact") -> Callable[[], Spent]:
     """All of `clipgen prep`: walk, hashes, shards, their flush to the disk, manifest and report."""
 
-    settings = PackSettings(size=size, format="jpg", decoding=decoding, samples_per_shard=shard)
+    settings = PackSettings(size=size, format="jpg", decoding=decoding)
 
     def work() -> None:
         with TemporaryDirectory(dir=images.parent) as out, open(os.devnull, "w") as nothing, redirect_stderr(nothing):
-            pack(images, out, settings, workers)
+            pack(images, out, settings)
 
     return timed(work)
 
@@ -152,29 +154,68 @@ def against_others(images: Path, size: int, what: str, fast: bool) -> list[dict]
     return rows
 
 
-def two_processes(few: Path, many: Path) -> dict:
-    """The server that processes are forked from, an import of torch, is started before by the few photos."""
-    ours(few, SIZE, workers=2, shard=100)()
-    os.sync()  # or else the disk is still busy with the photos themselves
+def two_processes(many: Path) -> dict:
+    script = Path(__file__).with_name("processes.py")
+    command = [sys.executable, str(script), str(many), str(SIZE), "3"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     n = len(list(many.iterdir()))
-    spent = in_turn({f"{w}": ours(many, SIZE, workers=w, shard=100) for w in (1, 2)}, warm_up=0)
-    one, two = (n / spent[name][0] for name in ("1", "2"))
+    one, two = (
+        n / statistics.median(column) for column in zip(*(map(float, line.split()) for line in lines), strict=True)
+    )
     return row("prep, 2 processes", "img/s", two, one, "ours with one; says nothing on a busy machine", 2 * one)
 
 
-def fidelity(images: Path) -> list[dict]:
-    """PSNR of each kind of decoding against the full decode, in a lossless copy, through the same filter."""
-    errors: dict[str, list[float]] = {"exact": [], "fast": []}
-    with TemporaryDirectory(dir=images.parent) as scratch:
-        full = Path(scratch) / "full.png"
-        for path in sorted(images.iterdir())[:MEASURED_FIDELITY]:
-            Image.open(path).save(full, compress_level=1)
-            expected_HWC = pixels(full, "exact")
-            for decoding, squares in errors.items():
-                squares.append(float(np.mean((pixels(path, decoding) - expected_HWC) ** 2)))
-    named = "dB against the full decode, 100 where equal; peer: the bar"
-    decibels = {name: 10 * np.log10(255**2 / max(np.mean(squares), 255**2 / 1e10)) for name, squares in errors.items()}
-    return [row(f"prep, fidelity, decoding={name}", "dB", float(db), 40.0, named) for name, db in decibels.items()]
+def curve(scratch: Path) -> list[dict]:
+    """Speed and PSNR of decoding at a fraction, by how many times the size must be left of a photo, against all of it.
+
+    Photos of the usual sides and of two and four times those.
+    """
+    rows = []
+    for times, count in LARGER.items():
+        images = scratch / f"{times}-times"
+        photos.generate(images, count, times)
+        paths = sorted(images.iterdir())
+        full = [pixels(path, "exact") for path in paths]
+        arms = {f"{left:g}": ours_alone(paths, left) for left in LEFT} | {"exact": ours_alone(paths, None)}
+        spent = in_turn(arms)
+        for left in LEFT:
+            with decoding(left):
+                squares = [
+                    float(np.mean((pixels(path, CURVE) - all_) ** 2)) for path, all_ in zip(paths, full, strict=True)
+                ]
+            average, worst = (decibels(value) for value in (np.mean(squares), max(squares)))
+            name = next((f" ({name})" for name, factor in DECODING.items() if factor == left), "")
+            mine, exact = (count / spent[arm][1] for arm in (f"{left:g}", "exact"))
+            about = f"exact; {average:.1f} dB, the worst photo {worst:.1f}"
+            rows.append(row(f"prep, {480 * times}–{800 * times} px, ≥ {left:g}×{name}", "img/s", mine, exact, about))
+    return rows
+
+
+def decibels(squares: float) -> float:
+    """100 where nothing differs."""
+    return float(10 * np.log10(255**2 / max(squares, 255**2 / 1e10)))
+
+
+@contextmanager
+def decoding(left: float | None):
+    """A kind of decoding that a user has no name for."""
+    DECODING[CURVE] = left
+    try:
+        yield
+    finally:
+        del DECODING[CURVE]
+
+
+def ours_alone(paths: list[Path], left: float | None) -> Callable[[], Spent]:
+    """Converting alone."""
+
+    def work() -> None:
+        with decoding(left):
+            settings = PackSettings(size=SIZE, format="jpg", decoding=CURVE)
+            for path in paths:
+                convert("0", path.parent, SourceFile(path.name, path.stat().st_size), settings)
+
+    return timed(work)
 
 
 def pixels(path: Path, decoding: str) -> np.ndarray:
@@ -193,8 +234,8 @@ def prep_rows(scratch: Path) -> list[dict]:
         rows = against_others(scratch / "some", SIZE, "", fast=True)
         if photos.unpack_real(scratch / "real"):
             rows += against_others(scratch / "real", REAL_SIZE, ", real, 128 to 64 px", fast=False)
-        rows += fidelity(scratch / "photos")
+        rows += curve(scratch)
         photos.multiply(scratch / "photos", scratch / "many", TIMES_TWO)
-        return [*rows, two_processes(scratch / "some", scratch / "many")]
+        return [*rows, two_processes(scratch / "many")]
     finally:
         torch.set_num_threads(threads)

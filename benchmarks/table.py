@@ -12,11 +12,13 @@ import torch
 from clipgen.cli.machine import describe, pick_device
 
 
-def seconds(ours: Callable[[], None], peer: Callable[[], None], rounds: int = 7) -> tuple[float, float]:
-    """Median seconds of each, measured in turn after a warm-up, so that drift hits both."""
+def seconds(
+    ours: Callable[[], None], peer: Callable[[], None], rounds: int = 7, warm_ups: int = 2
+) -> tuple[float, float]:
+    """Median seconds of each, measured in turn after warm-ups, so that drift hits both."""
     for work in (ours, peer):
-        work()
-        work()
+        for _ in range(warm_ups):
+            work()
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds):
         for work, taken in zip((ours, peer), times, strict=True):

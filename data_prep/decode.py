@@ -120,11 +120,15 @@ def _suffixes(*names: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture in RGB, with the format and the upright (width, height) of the file it came from."""
+    """A decoded picture in RGB, with the format and the upright (width, height) of the file it came from.
+
+    `image` is 1 / `scale` of that size, where it was decoded so: the last pixels then stand for less than a whole one.
+    """
 
     image: Image.Image
     format: str
     size: tuple[int, int]
+    scale: int = 1
 
 
 def decode(data: bytes, max_pixels: int) -> Image.Image:
@@ -154,14 +158,15 @@ def read(
                     raise SetAside("format", f"{name} is not among prep.formats")
                 if image.width * image.height > max_pixels:
                     raise SetAside("too_many_pixels", f"{image.width}×{image.height} is over {max_pixels} pixels")
+                scale = 1
                 if at_least is not None and image.format in ("JPEG", "MPO"):
-                    _decode_smaller(image, at_least)
+                    scale = _decode_smaller(image, at_least)
                 image.load()
                 orientation = _orientation(image)
                 if orientation in _SIDEWAYS:
                     size = size[::-1]
                 turned = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-                return Picture(to_rgb(turned, background), image.format or "", size)
+                return Picture(to_rgb(turned, background), image.format or "", size, scale)
         except _BOMB as error:
             raise SetAside("too_many_pixels", str(error)) from error
         except _UNREADABLE as error:
@@ -170,10 +175,18 @@ def read(
             raise SetAside("unreadable", f"{type(error).__name__}: {_ADDRESS.sub('', str(error))}") from error
 
 
-def _decode_smaller(image: Image.Image, at_least: int) -> None:
-    scale = next((scale for scale in (8, 4, 2) if min(image.size) // scale >= at_least), 1)
-    if scale > 1:
-        image.draft(image.mode, (image.width // scale, image.height // scale))
+def fraction(side: int, at_least: int) -> int:
+    """The most of 8, 4, 2 and 1 by which a side can be divided and not be under so many pixels."""
+    return next((scale for scale in (8, 4, 2) if side // scale >= at_least), 1)
+
+
+def _decode_smaller(image: Image.Image, at_least: int) -> int:
+    """Let libjpeg decode at a fraction, and tell which: 1 where turning would bring half pixels to the front."""
+    scale = fraction(min(image.size), at_least)
+    if scale == 1 or (_orientation(image) in _UPRIGHT and any(length % scale for length in image.size)):
+        return 1
+    image.draft(image.mode, (image.width // scale, image.height // scale))
+    return scale
 
 
 def _orientation(image: Image.Image) -> int | None:

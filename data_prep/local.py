@@ -23,10 +23,23 @@ def run_here(work: Work, jobs: Sequence[Any], workers: int, bar: tqdm) -> None:
         work(job, bar.update)
 
 
-def _run_in_processes(work: Work, jobs: Sequence[Any], workers: int, bar: tqdm) -> None:
+def get_ready(module: str) -> None:
+    """Start what processes will be forked from, so that it imports the module of the work while the caller goes on."""
+    if _context(module).get_start_method() == "forkserver":
+        from multiprocessing import forkserver  # not there on every system
+
+        forkserver.ensure_running()
+
+
+def _context(module: str) -> Any:
     # not forked from here, as the caller may hold threads and a GPU; a fork server imports torch once for all
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-    context.set_forkserver_preload([work.__module__])
+    context.set_forkserver_preload([module])
+    return context
+
+
+def _run_in_processes(work: Work, jobs: Sequence[Any], workers: int, bar: tqdm) -> None:
+    context = _context(work.__module__)
     count, stop = context.Value("q", 0), context.Event()
     with ProcessPoolExecutor(workers, context, _start_worker, (count, stop)) as pool:
         try:

@@ -7,7 +7,7 @@ from PIL import ImageColor
 from clipgen.data.sample import IMAGE_EXTENSIONS
 from clipgen.errors import UserError
 
-DECODING = ("exact", "fast")
+DECODING = {"exact": None, "close": 1.5, "fast": 1.0}  # how many times the size must be left of a JPEG
 FORMATS = {  # as a user calls it → as Pillow does; told by content
     "jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "tiff": "TIFF", "ppm": "PPM", "ico": "ICO",
     "avif": "AVIF", "heif": "HEIF", "tga": "TGA",
@@ -22,8 +22,9 @@ class PackSettings:
     `formats` are those of the files that are taken; others are set aside. `size` is the side of the centre square, or
     with `crop=False` the length of the shorter side; None keeps the size. Files with a side under `min_size`, over
     `max_pixels` in all or longer than `max_aspect` times their shorter side are set aside; when more than
-    `max_bad_fraction` of the image files are, packing stops. `background` shows through transparent pixels.
-    `decoding=fast` lets libjpeg skip detail that resizing would throw away. A shard takes files until it has
+    `max_bad_fraction` of the image files are, packing stops. `background` shows through transparent pixels. `decoding`
+    other than exact lets libjpeg skip detail that resizing would throw away: JPEGs are decoded at a half, a quarter or
+    an eighth where that leaves 1.5 times the size (close) or the size (fast). A shard takes files until it has
     `samples_per_shard` of them, or `source_bytes_per_shard` of what they were read from: shards are parted before
     anything is converted, so that any number of processes makes the same. `val_fraction` is that of the samples kept
     for validation. `deduplicate` keeps copies out; `near_duplicates` also what differs from an earlier picture in at

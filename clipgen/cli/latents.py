@@ -1,6 +1,7 @@
 """The tokenizer and the CLIP in use as what makes latents, and latents held against them."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from clipgen.config import Config, asdict_of
 from clipgen.data.atomic import fingerprint
 from clipgen.data.manifest import Manifest
 from clipgen.errors import UserError
+from clipgen.tokenizer.vqgan import VQGAN
 from data_prep.encode import Encoders, encode
 from data_prep.executor import Executor
 from data_prep.precision import agreement, holds
@@ -88,28 +90,31 @@ def networks(tokenizer: Path, clip_model: str, pretrained: str | None, device: t
     """precision → Encoders of a checkpoint of stage 1 and a CLIP."""
     vqgan, settings, sha256 = load_tokenizer(tokenizer, yaml)
     clip = load_clip_once(clip_model, pretrained, device)
-    vqgan.to(device)
     identity = {
         "tokenizer": {"sha256": sha256, "codebook_size": settings["codebook_size"]},
         "clip": {**clip.identity.describe(), "fingerprint": clip.identity.fingerprint()},
     }
+    return partial(encoders_of, vqgan.to(device), clip, settings["image_size"], device, identity)
 
-    def make(precision: str) -> Encoders:
-        def faster():
-            return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
-        @torch.no_grad()
-        def tokens(image_BCHW):
-            with faster():
-                return vqgan.encode(image_BCHW.contiguous(memory_format=torch.channels_last))
+def encoders_of(
+    vqgan: VQGAN, clip: FrozenClip, image_size: int, device: torch.device, identity: dict[str, Any], precision: str
+) -> Encoders:
+    """Two networks that are on the device as what `encode` needs, computing in fp32 or bf16."""
 
-        def image(image_BCHW):
-            with faster():
-                return clip.encode_image(image_BCHW)
+    def faster():
+        return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
-        return Encoders(settings["image_size"], tokens, image, clip.encode_text, device, identity, precision)
+    @torch.no_grad()
+    def tokens(image_BCHW):
+        with faster():
+            return vqgan.encode(image_BCHW.contiguous(memory_format=torch.channels_last))
 
-    return make
+    def image(image_BCHW):
+        with faster():
+            return clip.encode_image(image_BCHW)
+
+    return Encoders(image_size, tokens, image, clip.encode_text, device, identity, precision)
 
 
 def _faster(cfg: Config, make, batch_size: int) -> Encoders:

@@ -8,6 +8,10 @@ from clipgen.errors import UserError
 
 
 def main(cfg: Config) -> None:
+    from data_prep.local import get_ready
+
+    if cfg.executor.kind == "local" and cfg.prep.workers != 1:
+        get_ready("data_prep.chunk")  # beside the imports that follow, which take as long
     from clipgen.cli.machine import cores
     from clipgen.config import complete
 

@@ -52,7 +52,7 @@ def test_only_what_a_clip_finds_like_the_words(prep, one_line, tiny_clip_folder,
     "words, says",
     [
         (["prep.background=nocolour"], "prep.background 'nocolour' is no colour"),
-        (["prep.decoding=quick"], "prep.decoding 'quick' is unknown; take one of exact, fast"),
+        (["prep.decoding=quick"], "prep.decoding 'quick' is unknown; take one of exact, close, fast"),
         (["prep.formats=[jpg,heic]"], "prep.formats: 'heic' is unknown; take some of jpg, png, webp, gif, bmp, tiff,"),
         (["prep.formats=[]"], "prep.formats: is empty; take some of jpg, png"),
         (["captions=sidecar"], "captions=sidecar: none of the 1 .txt files (the first is 'notes.txt') stands beside"),

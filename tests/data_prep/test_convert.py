@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from clipgen.data.sample import decode_image, image_bytes
 from data_prep.convert import convert
@@ -27,9 +27,10 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return 10 * np.log10(255**2 / ((a.astype(float) - b) ** 2).mean())
 
 
-def made(folder: Path, image: Image.Image, extension: str = "jpg", **settings) -> np.ndarray:
-    path = folder / f"photo.{extension}"
-    image.save(path, quality=90)
+def made(folder: Path, image: Image.Image, extension: str = "jpg", orientation: int = 1, **settings) -> np.ndarray:
+    path, exif = folder / f"photo.{extension}", Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.save(path, quality=90, exif=exif)
     file = SourceFile(path.name, path.stat().st_size)
     return decode_image(image_bytes(convert("0", folder, file, PackSettings(**settings)).sample))
 
@@ -56,6 +57,18 @@ def test_decoding_smaller_keeps_most_of_it_and_is_a_choice(tmp_path):
     assert exact.shape == fast.shape and 30 < psnr(exact, fast) < 60
     image = photo(2, 500, 400)  # half of it would be too little
     assert np.array_equal(*(made(tmp_path, image, size=256, decoding=how) for how in ("exact", "fast")))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("width, height", [(1003, 801), (801, 1003), (1002, 800)])
+@pytest.mark.parametrize("crop", [True, False])
+def test_a_picture_decoded_smaller_lies_where_the_whole_one_does(tmp_path, width, height, orientation, crop):
+    image, rest = photo(3, width, height), {"size": 256, "crop": crop, "orientation": orientation}
+    exact, close = (made(tmp_path, image, decoding=how, **rest) for how in ("exact", "close"))
+    if orientation == 1 or width % 2 == height % 2 == 0:
+        assert exact.shape == close.shape and 40 < psnr(exact, close) < 70
+    else:  # its half pixels would come first
+        assert np.array_equal(exact, close)
 
 
 def test_nothing_of_the_file_but_its_pixels_goes_into_the_picture(tmp_path):
