@@ -215,11 +215,31 @@ class SampleConfig(Generate):
 
 
 @dataclass
+class TokenizerFile:
+    ckpt: str | None = None
+
+
+@dataclass
+class ClipChoice:
+    model: str | None = None
+    pretrained: str | None = None
+
+
+@dataclass
 class EvaluateConfig(Generate):
+    stage: str | None = None
     shards: str | None = None
     world: str | None = None
     split: str = "test"
     out: str | None = None
+    name: str = "run"
+    run: str = "outputs/${name}"
+    tokenizer: TokenizerFile = field(default_factory=TokenizerFile)
+    val_samples: int = 5000
+    perturb_prob: float = 0.1
+    perturb_neighbours: int = 100
+    fid_weights: str | None = None
+    clip: ClipChoice = field(default_factory=ClipChoice)
 
 
 GENERATION = ("guidance_scale", "temperature", "top_k", "top_p", "fidelity", "batch_size")  # of Generate, for ClipGen

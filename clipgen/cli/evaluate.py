@@ -1,4 +1,4 @@
-"""`clipgen evaluate`: a generator on the demo world's prompts, or its tokenizer on held-out images."""
+"""`clipgen evaluate`: a generator on the demo world's prompts, or a tokenizer on held-out images."""
 
 from pathlib import Path
 
@@ -7,6 +7,12 @@ from clipgen.errors import UserError
 
 
 def main(cfg: EvaluateConfig) -> float | None:
+    if cfg.stage not in (None, "vqgan"):
+        raise UserError(f"stage={cfg.stage} cannot be evaluated alone; take stage=vqgan, or model=FOLDER for all of it")
+    if cfg.stage:
+        from clipgen.cli.evaluate_tokenizer import evaluate_tokenizer
+
+        return evaluate_tokenizer(cfg)
     if cfg.world not in (None, "shapes"):
         raise UserError(f"world={cfg.world} is unknown; the demo world is called shapes")
     if cfg.world is None and cfg.shards is None:
@@ -30,7 +36,7 @@ def main(cfg: EvaluateConfig) -> float | None:
     if cfg.shards:
         from clipgen.data.module import ImageData
 
-        data = ImageData(cfg.shards, pipeline.vqgan.image_size, 100, 1, val_samples=5000)
+        data = ImageData(cfg.shards, pipeline.vqgan.image_size, 100, 1, val_samples=cfg.val_samples)
         data.setup("validate")
         metrics |= reconstruction(pipeline.vqgan, data.val_dataloader())
     for name, value in metrics.items():

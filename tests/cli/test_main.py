@@ -23,7 +23,8 @@ KEYS = {
     "run": "name out images captions shards latents stage experiment world prompts preview seed replace prep clip "
     "tokenizer transformer encode executor sampling trainer",
     "sample": "model prompts image out n seed guidance_scale temperature top_k top_p fidelity batch_size device",
-    "evaluate": "model shards world split n seed guidance_scale temperature top_k top_p fidelity batch_size out device",
+    "evaluate": "model shards world split n seed guidance_scale temperature top_k top_p fidelity batch_size out device "
+    "stage name run tokenizer val_samples perturb_prob perturb_neighbours fid_weights clip",
     "draw": "out n seed image_size captions",
     "export": "name run out clip sampling tokenizer",
     "verify": "shards latents repair images captions tokenizer device",

@@ -1,0 +1,134 @@
+"""`clipgen evaluate stage=vqgan`: any tokenizer on any shards, and the average of its weights where there is one."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from clipgen.checkpoint import read_checkpoint, submodule
+from clipgen.cli.build import load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def averaged(clipgen, tiny, run_folder, tmp_path_factory):
+    """A tokenizer trained with an EMA of its weights, far behind them. Not to be changed."""
+    folder = tmp_path_factory.mktemp("averaged")
+    outcome = clipgen(
+        "train", "stage=vqgan", f"out={folder}", f"shards={run_folder / 'shards'}", *tiny, "tokenizer.train.ema=0.999"
+    )
+    assert outcome.status == 0, outcome.error
+    return folder
+
+
+def test_a_tokenizer_on_the_pictures_of_its_run(clipgen, averaged, run_folder, tiny_clip_folder):
+    outcome = clipgen(
+        "evaluate", "stage=vqgan", f"run={averaged}", f"shards={run_folder / 'shards'}",
+        f"clip.model=local-dir:{tiny_clip_folder}",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.error
+    found = json.loads((averaged / "evaluation" / "vqgan.json").read_text())
+    figures = found["figures"]
+    assert set(figures) == {"psnr", "psnr_perturbed_p0.1_k100", "ssim", "usage", "perplexity", "fd_clip"}
+    assert set(found["left_out"]) == {"rfid"}
+    assert all("N=" in each["how"] and isinstance(each["value"], float) for each in figures.values())
+    assert "32" in figures["fd_clip"]["how"] and "torchmetrics" in figures["ssim"]["how"]
+    for name in [*figures, "left out", "rfid"]:
+        assert name in outcome.said
+    for name in ("vqgan.png", "codes.png"):
+        with Image.open(averaged / "evaluation" / name) as picture:
+            assert picture.width > 100
+
+
+def test_the_average_is_what_is_used_and_started_from(clipgen, tiny, averaged, run_folder, tmp_path):
+    path = averaged / "vqgan" / "last.ckpt"
+    checkpoint = read_checkpoint(path, "vqgan")
+    name = "decoder.conv_out.weight"
+    average, live = checkpoint["ema"][f"vqgan.{name}"], checkpoint["state_dict"][f"vqgan.{name}"]
+    assert not torch.allclose(average, live)
+    assert torch.equal(load_tokenizer(path)[0].state_dict()[name], average)
+    outcome = clipgen(
+        "train", "stage=vqgan", f"out={tmp_path}", f"shards={run_folder / 'shards'}", *tiny, f"tokenizer.ckpt={path}",
+        "tokenizer.train.steps=1", "tokenizer.train.lr=1e-12", "tokenizer.train.continuous_steps=0",
+        "trainer.val_every=1",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.error
+    begun = submodule(read_checkpoint(tmp_path / "vqgan" / "last.ckpt", "vqgan"), "vqgan")
+    torch.testing.assert_close(begun[name], average, rtol=0, atol=1e-6)
+
+
+def test_a_training_that_breaks_is_one_line_and_keeps_its_last_good_checkpoint(
+    clipgen, one_line, tiny, run_folder, tmp_path
+):
+    outcome = clipgen(
+        "train", "stage=vqgan", f"out={tmp_path}", f"shards={run_folder / 'shards'}", *tiny, "tokenizer.train.lr=1e30"
+    )
+    line = one_line(outcome)
+    assert "NaN or infinite" in line and "tokenizer.train.lr" in line
+    assert not list((tmp_path / "vqgan").glob("*.ckpt"))
+
+
+def test_a_codebook_that_collapses_is_said_and_stands_in_the_report(clipgen, tiny, run_folder, tmp_path):
+    outcome = clipgen(
+        "train", "stage=vqgan", f"out={tmp_path}", f"shards={run_folder / 'shards'}", *tiny,
+        "tokenizer.unit_codes=false", "tokenizer.code_dim=64", "tokenizer.codebook_size=4096",
+        "tokenizer.train.restart_dead=false", "tokenizer.train.continuous_steps=0", "tokenizer.train.steps=20",
+        "tokenizer.train.usage_window=10", "tokenizer.train.lr=3e-3",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.error
+    assert "vqgan: warning: batch" in outcome.said and "of the codes are in use" in outcome.said
+    assert clipgen("report", f"run={tmp_path}").status == 0
+    assert "the codebook collapses" in (tmp_path / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def bad(run_folder, make_images, tmp_path_factory):
+    """Words that are wrong in one place, each with what the line must say."""
+    folder = tmp_path_factory.mktemp("bad")
+    make_images(folder / "none", n_val=0, width=32, height=32)
+    make_images(folder / "small", width=16, height=16)
+    torch.save({"a": torch.zeros(1)}, folder / "other.pth")
+    return {
+        "no checkpoint": ([f"tokenizer.ckpt={folder / 'x.ckpt'}"], "x.ckpt does not exist"),
+        "no run": ([f"run={folder / 'nothing'}"], "nothing/vqgan/last.ckpt does not exist"),
+        "no pictures": ([f"shards={folder / 'none'}"], "no validation pictures"),
+        "small pictures": ([f"shards={folder / 'small'}"], "16×16 pixels, smaller than image_size 32"),
+        "no weights": (["fid_weights=nowhere.pth"], "fid_weights=nowhere.pth does not exist"),
+        "other weights": ([f"fid_weights={folder / 'other.pth'}"], "is not torch-fidelity's InceptionV3"),
+        "another stage": (["stage=transformer"], "stage=transformer cannot be evaluated alone"),
+        "no probability": (["perturb_prob=2"], "perturb_prob=2"),
+    }
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "no checkpoint", "no run", "no pictures", "small pictures", "no weights", "other weights", "another stage",
+        "no probability",
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_line(clipgen, one_line, bad, run_folder, tmp_path, what):
+    words, wanted = bad[what]
+    given = {word.partition("=")[0] for word in words}
+    usual = {"stage": "vqgan", "run": run_folder, "shards": run_folder / "shards", "out": tmp_path}
+    usual = [f"{key}={value}" for key, value in usual.items() if key not in given]
+    assert wanted in one_line(clipgen("evaluate", *usual, *words))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_rfid_by_a_local_file(clipgen, run_folder, tmp_path, monkeypatch):
+    """The weights are random ones in the published layout: the file is read, and nothing else is."""
+    module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    monkeypatch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+    torch.save({}, tmp_path / "empty.pth")
+    network = module.FeatureExtractorInceptionV3("inception", ["2048"], str(tmp_path / "empty.pth"))
+    monkeypatch.undo()
+    torch.save(network.state_dict(), tmp_path / "inception.pth")
+    out = tmp_path / "out"
+    outcome = clipgen(
+        "evaluate", "stage=vqgan", f"run={run_folder}", f"fid_weights={tmp_path / 'inception.pth'}", f"out={out}"
+    )
+    assert outcome.status == 0, outcome.error
+    figure = json.loads((out / "vqgan.json").read_text())["figures"]["rfid"]
+    assert figure["value"] > 0 and "299" in figure["how"] and "inception.pth" in figure["how"]
