@@ -11,7 +11,7 @@ from clipgen.tokenizer.vqgan import VQGAN
 
 GUMBEL = "taming.models.vqgan.GumbelVQ"
 KINDS = {
-    "VQModel": {},
+    "VQModel": {"embed_dim": 8},
     "GumbelVQ": {"target": GUMBEL},
     "VQ-f8": {"target": "ldm.models.autoencoder.VQModel", "embed_dim": 4, "z_channels": 4},
 }
@@ -58,13 +58,19 @@ def test_the_published_f8_shape_with_attention_at_32(published, tmp_path):
 
 
 def test_the_loss_of_taming_is_kept_for_training(published, tmp_path):
+    """With its weight on the codebook's term, which only the gradients tell."""
     settings = published.config()
     model = published.random(published.VQModel(settings))
     published.save_taming(model, tmp_path / "last.ckpt", tmp_path / "last.yaml", settings)
     vqgan, _, _ = load_tokenizer(tmp_path / "last.ckpt")
-    with torch.no_grad():
-        wanted = model.quantize(model.quant_conv(model.encoder(images(32))))[1]
-        torch.testing.assert_close(vqgan(images(32)).loss, wanted)
+    z_BChw = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(1))
+    wanted = model.quantize(model.quant_conv(z_BChw))[1]
+    found = vqgan.quantizer(z_BChw).loss
+    torch.testing.assert_close(found, wanted)
+    for loss in (wanted, found):
+        loss.backward()
+    torch.testing.assert_close(vqgan.quantizer.codebook.grad, model.quantize.embedding.weight.grad)
+    torch.testing.assert_close(vqgan.quantizer.project_in.weight.grad, model.quant_conv.weight.grad)
 
 
 def test_a_checkpoint_of_hfailab_is_numerically_its_own(published, tmp_path):
