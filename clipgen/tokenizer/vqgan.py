@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from taming.modules.diffusionmodules.model import Decoder, Encoder
 from torch import Tensor, nn
 
+from clipgen.tokenizer.blocks import Checkpointed, replace_blocks
 from clipgen.tokenizer.codes import Perturbation
 from clipgen.tokenizer.norm import replace_group_norms
 from clipgen.tokenizer.quantize import quantizer as make_quantizer
@@ -79,6 +80,7 @@ class VQGAN(nn.Module):
         with contextlib.redirect_stdout(io.StringIO()):  # taming's Decoder prints its shape
             self.encoder = Encoder(double_z=False, **shape)
             self.decoder = Decoder(**shape)
+        replace_blocks(self)
         replace_group_norms(self, norm_groups, norm_eps)
         self.quantizer = make_quantizer(
             quantizer, z_channels, codebook_size, code_dim, commitment, unit_codes, legacy, decay, kl_weight, levels
@@ -101,6 +103,12 @@ class VQGAN(nn.Module):
 
     def patches(self, image_BCHW: Tensor) -> Tensor:
         return F.pixel_unshuffle(image_BCHW, self.patch)
+
+    def checkpoint_blocks(self, on: bool = True) -> None:
+        """Hold only the input of each block between forward and backward pass, which runs it again."""
+        for block in self.modules():
+            if isinstance(block, Checkpointed):
+                block.checkpointing = on
 
     @property
     def last_layer(self) -> Tensor:
