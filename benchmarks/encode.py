@@ -111,7 +111,7 @@ def rates(name: str, precision: str, folder: Path) -> dict:
         make_shards(shards, shape["n"], encoders.image_size)
     everything = Manifest.load(shards).shards
     read = read_crops(shards, everything, encoders.image_size, 1, shape["batch_size"], cores())
-    ready = [to_model_range(torch.from_numpy(batch.crops_NCSS3[:, 0])).to(DEVICE) for batch in read]
+    ready = [to_model_range(torch.from_numpy(batch.crops_NCHW3[:, 0])).to(DEVICE) for batch in read]
 
     def alone():
         for image_BCHW in ready:

@@ -3,6 +3,9 @@
 A value of null means "chosen from the images and the machine" (clipgen/defaults.py says how); each choice is printed.
 """
 
+import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,13 +46,17 @@ class VQGANTraining:
     batch_size: int | None = None
     lr: float | None = None
     warmup: int = 50
+    lr_final: float = 0.02
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     accumulate: int = 1
     continuous_steps: int = 100
     usage_window: int = 50
     restart_dead: bool = True
     pixel_loss: str = "l1"
+    perceptual: str = "clip"
     perceptual_weight: float = 0.5
+    perceptual_weights: str | None = None
+    perceptual_sha256: str | None = None
     gan_start: float = 0.8
     gan_warmup: int = 0
     gan_weight: float = 0.1
@@ -62,12 +69,13 @@ class VQGANTraining:
     perturb_prob: float = 1.0
     perturb_neighbours: int = 100
     clip_norm: float = 1.0
+    checkpointing: bool = False
     flip: bool = False
 
 
 @dataclass
 class Tokenizer:
-    image_size: int | None = None
+    image_size: Any = None  # pixels of the side, or [height, width]
     downsample: int | None = None
     quantizer: str = "nearest"
     codebook_size: int | None = None
@@ -86,6 +94,7 @@ class Tokenizer:
     norm_groups: int | None = None
     norm_eps: float = 1e-6
     patch: int | None = None
+    network: str = "resnet"
     dropout: float = 0.0
     ckpt: str | None = None
     train: VQGANTraining = field(default_factory=VQGANTraining)
@@ -145,6 +154,7 @@ class Trainer:
     device: str = "auto"
     devices: int = 1
     precision: str = "auto"
+    compile: bool = False  # stage 1's networks
     threads: int | None = None
     num_workers: int = 0
     val_every: int | None = None
@@ -299,7 +309,7 @@ def _flat(text: str) -> str:
 
 LEAST = {
     "prep.size": 1, "prep.workers": 1,
-    "tokenizer.image_size": 8, "tokenizer.downsample": 1, "tokenizer.codebook_size": 2,
+    "tokenizer.downsample": 1, "tokenizer.codebook_size": 2,
     "tokenizer.code_dim": 1, "tokenizer.channels": 32, "tokenizer.res_blocks": 1, "tokenizer.z_channels": 1,
     "tokenizer.norm_groups": 1, "tokenizer.patch": 1,
     "tokenizer.train.steps": 1, "tokenizer.train.batch_size": 1, "tokenizer.train.usage_window": 1,
@@ -308,19 +318,28 @@ LEAST = {
     "transformer.width": 1, "transformer.depth": 1, "transformer.heads": 1, "transformer.n_prefix": 1,
     "transformer.train.steps": 1, "transformer.train.batch_size": 1, "clip.train.steps": 1, "clip.train.batch_size": 1,
     "encode.batch_size": 1, "encode.workers": 1, "sampling.batch_size": 1, "trainer.val_every": 1,
-    "trainer.grid_every": 1, "trainer.val_samples": 0, "trainer.num_workers": 0,
+    "trainer.grid_every": 1, "trainer.val_samples": 0, "trainer.num_workers": 0, "trainer.devices": 1,
     "executor.tasks": 1, "executor.cpus": 1, "executor.gpus": 0, "executor.minutes": 1,
 }  # fmt: skip
 FRACTIONS = (
-    "tokenizer.dropout", "tokenizer.decay", "tokenizer.train.perturb_share", "tokenizer.train.perturb_prob",
+    "tokenizer.dropout", "tokenizer.decay", "tokenizer.train.lr_final", "tokenizer.train.perturb_share",
+    "tokenizer.train.perturb_prob",
     "transformer.dropout", "transformer.cond_drop_prob",
     "transformer.train.min_level", "transformer.train.label_smoothing", "sampling.fidelity", "sampling.top_p",
 )  # fmt: skip
 CHOICES = {
     "encode.crops": (1, 2, 10), "encode.precision": ("auto", "fp32", "bf16"),
+    "tokenizer.network": ("resnet", "plain"),
     "tokenizer.quantizer": ("nearest", "moving_average", "simvq", "gumbel", "fsq"),
     "tokenizer.train.pixel_loss": ("l1", "l2"), "tokenizer.train.gan_norm": ("group", "batch"),
+    "tokenizer.train.perceptual": ("clip", "lpips", "squeezenet", "none"),
 }  # fmt: skip
+
+
+PERCEPTUAL_FILES = {
+    "lpips": "torchvision's vgg16 (.pth), a taming checkpoint that has LPIPS in it, or LPIPS's own weights",
+    "squeezenet": "the features.* of SqueezeNet 1.1 for Caffe's input (.npz, .pth or .safetensors)",
+}
 
 
 def _value(cfg: Any, key: str) -> Any:
@@ -341,11 +360,7 @@ def check(cfg: Config) -> None:
         if (value := _value(cfg, key)) not in choices:
             raise UserError(f"{key}={value} is unknown; take {', '.join(map(str, choices[:-1]))} or {choices[-1]}")
     t, m = cfg.tokenizer, cfg.transformer
-    if t.image_size and t.downsample and t.image_size % t.downsample:
-        raise UserError(
-            f"tokenizer.image_size={t.image_size} is not divisible by tokenizer.downsample={t.downsample}; "
-            f"take {t.image_size // t.downsample * t.downsample or t.downsample}"
-        )
+    _check_image_size(t)
     patch = t.patch or 1
     if t.downsample and t.downsample % patch:
         raise UserError(f"tokenizer.patch={patch} does not divide tokenizer.downsample={t.downsample}; take 1 or 2")
@@ -364,11 +379,79 @@ def check(cfg: Config) -> None:
         raise UserError(
             f"tokenizer.norm_groups={t.norm_groups} does not divide tokenizer.channels={t.channels}; take 4, 8 or 32"
         )
+    _check_quantizer(t)
+    _check_batch(t.train, cfg.trainer.devices)
+    _check_perceptual(t.train)
     if m.width and m.heads and (m.width % m.heads or (m.width // m.heads) % 4):
         raise UserError(
             f"transformer.width={m.width} over transformer.heads={m.heads} gives no head size that is a multiple of 4; "
             f"take heads={max(1, m.width // 64)}"
         )
+
+
+def _check_image_size(t: Tokenizer) -> None:
+    if t.image_size is None:
+        return
+    square = isinstance(t.image_size, int)
+    size = [t.image_size] if square else t.image_size
+    if not (square or (isinstance(size, Sequence) and len(size) == 2)) or not all(
+        isinstance(side, int) and side >= 8 for side in size
+    ):
+        raise UserError(f"tokenizer.image_size={t.image_size}; take a number of pixels from 8 on, or [height,width]")
+    if t.downsample and any(side % t.downsample for side in size):
+        near = [side // t.downsample * t.downsample or t.downsample for side in size]
+        raise UserError(
+            f"tokenizer.image_size={t.image_size} is not divisible by tokenizer.downsample={t.downsample}; "
+            f"take {near[0] if square else near}"
+        )
+
+
+def _check_quantizer(t: Tokenizer) -> None:
+    if t.quantizer == "fsq":
+        codes = math.prod(t.levels)
+        if not t.levels or min(t.levels) < 3:
+            raise UserError(f"tokenizer.levels={list(t.levels)}; fsq takes 3 or more levels a dimension, as [8,5,5,5]")
+        if t.codebook_size not in (None, codes):
+            raise UserError(
+                f"tokenizer.levels={list(t.levels)} are {codes} codes, but tokenizer.codebook_size={t.codebook_size}; "
+                f"take codebook_size={codes}"
+            )
+    if t.train.perturb_share and t.quantizer in ("gumbel", "fsq"):
+        raise UserError(
+            f"tokenizer.train.perturb_share={t.train.perturb_share} needs codes that have neighbours, which "
+            f"tokenizer.quantizer={t.quantizer} has not; take perturb_share=0, or quantizer=nearest"
+        )
+
+
+def _check_batch(train: VQGANTraining, devices: int) -> None:
+    if train.batch_size is None:
+        return
+    if train.batch_size % (devices * train.accumulate):
+        raise UserError(
+            f"tokenizer.train.batch_size={train.batch_size} cannot be shared by trainer.devices={devices} in "
+            f"tokenizer.train.accumulate={train.accumulate} parts; take a multiple of {devices * train.accumulate}"
+        )
+    if train.gan_norm == "batch" and train.gan_weight > 0 and train.batch_size == devices * train.accumulate:
+        raise UserError(
+            "tokenizer.train.gan_norm=batch with one picture at a time has nothing to normalise over; take gan_norm="
+            "group, or a larger tokenizer.train.batch_size"
+        )
+
+
+def _check_perceptual(cfg: VQGANTraining) -> None:
+    key, sha256 = "tokenizer.train.perceptual", cfg.perceptual_sha256
+    if cfg.perceptual in PERCEPTUAL_FILES and not cfg.perceptual_weights:
+        raise UserError(
+            f"{key}={cfg.perceptual} needs {key}_weights=FILE: {PERCEPTUAL_FILES[cfg.perceptual]}; nothing is "
+            f"downloaded, and {key}=clip needs no file"
+        )
+    for name in ("weights", "sha256"):
+        if cfg.perceptual not in PERCEPTUAL_FILES and (value := getattr(cfg, f"perceptual_{name}")):
+            raise UserError(
+                f"{key}_{name}={value} is for {key}=lpips or squeezenet, but {key}={cfg.perceptual}; leave out one"
+            )
+    if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise UserError(f"{key}_sha256={sha256} is none; give the 64 hex digits that `sha256sum FILE` prints")
 
 
 def complete(cfg: Any) -> Config:

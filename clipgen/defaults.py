@@ -1,8 +1,10 @@
 """Settings that were left open, chosen from the images and the machine: one table, each choice with its reason."""
 
+import math
 from dataclasses import dataclass
 
 from clipgen.config import Config
+from clipgen.data.transforms import sides
 from clipgen.errors import UserError
 
 SIZES = (256, 128, 64, 32)
@@ -56,7 +58,7 @@ def choose(cfg: Config, facts: Facts) -> list[Choice]:
     t, m = cfg.tokenizer, cfg.transformer
     machine = "GPU" if facts.gpu else f"{facts.cores} CPU cores"
     images = f"{facts.n_images:,} images"
-    size = t.image_size
+    size = min(sides(t.image_size))
     if t.channel_multipliers is not None:
         fill(t, "tokenizer.patch", 1, "tokenizer.channel_multipliers")
         of_networks = 2 ** (len(t.channel_multipliers) - 1)
@@ -75,6 +77,8 @@ def choose(cfg: Config, facts: Facts) -> list[Choice]:
     fill(t, "tokenizer.res_blocks", 2 if facts.gpu else 1, machine)
     fill(t, "tokenizer.norm_groups", {32: 4, 64: 8}.get(t.channels, 32), f"{t.channels} channels")
     large = 16_384 if facts.n_images >= 500_000 else 4096 if facts.n_images >= 50_000 else 1024
+    if t.quantizer == "fsq":
+        fill(t, "tokenizer.codebook_size", math.prod(t.levels), f"levels {list(t.levels)}")
     fill(t, "tokenizer.codebook_size", large if facts.gpu else 512, f"{images}, {machine}")
     fill(t.train, "tokenizer.train.batch_size", 64 if facts.gpu else 32, machine)
     gpu_steps = _between(5_000, 30 * facts.n_images // t.train.batch_size, 150_000)

@@ -161,9 +161,7 @@ class ClipGen:
     def vary(self, image: Image.Image, n: int = 4, seed: int = 0, **sampling: float | int | None) -> list[Image.Image]:
         """`n` images like a given one: its own CLIP embedding is the condition, by default at fidelity 1."""
         pixels = center_crop_resize(image.convert("RGB"), self.vqgan.image_size)
-        image_BCHW = to_model_range(torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.uint8).view(
-            1, self.vqgan.image_size, self.vqgan.image_size, 3
-        ).to(self.device))  # fmt: skip
+        image_BCHW = self._tensor([pixels])
         condition_BE = centre(self.clip.encode_image(image_BCHW), self.statistics["image_mean"])
         sampling = {**sampling, "fidelity": 1.0 if sampling.get("fidelity") is None else sampling["fidelity"]}
         seeds = [image_seed("", seed, i) for i in range(n)]

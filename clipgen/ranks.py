@@ -3,13 +3,35 @@
 R ranks, B pictures of a rank, L vectors of a picture, D vector size
 """
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+T = TypeVar("T")
+
 
 def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def from_rank_zero(make: Callable[[], T]) -> T:
+    """What `make` gives on the first rank, which alone calls it."""
+    found = [make() if rank() == 0 else None]
+    if world_size() > 1:
+        dist.broadcast_object_list(found)
+    return found[0]
+
+
+def any_rank(mine: bool) -> bool:
+    """Whether it is so on any rank."""
+    return bool(sum_over_ranks(torch.tensor(int(mine)))) if world_size() > 1 else mine
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:

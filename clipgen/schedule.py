@@ -8,7 +8,10 @@ from torch.optim import Optimizer
 
 
 def warmup_linear(batch: int, steps: int, warmup: int, final: float = 0.02) -> float:
-    """Factor that rises linearly over `warmup` batches and then falls linearly to `final` at batch `steps`."""
+    """Factor that rises linearly over `warmup` batches and then falls linearly to `final` at batch `steps`.
+
+    With `final` = 1 it stays.
+    """
     rise = min(1.0, (batch + 1) / max(1, warmup))
     fall = 1 - (1 - final) * max(0, batch - warmup) / max(1, steps - warmup)
     return min(rise, max(final, fall))

@@ -1,6 +1,6 @@
 """The crops of the pictures of image shards, in order, decoded ahead in threads while networks work on those before.
 
-N pictures of a batch, C crops of a picture (a flip counts as one), S side of a crop, H W pixels
+N pictures of a batch, C crops of a picture (a flip counts as one), H W pixels of a crop
 """
 
 from collections import deque
@@ -15,10 +15,10 @@ from PIL import Image
 from clipgen.data.manifest import Manifest, Shard
 from clipgen.data.sample import Sample, decode_image, image_bytes
 from clipgen.data.shards import TarIndex
-from clipgen.data.transforms import center_crop_resize
+from clipgen.data.transforms import Size, center_crop_resize, fits, sides
 from clipgen.errors import UserError
 
-CROPS = (1, 2, 10)  # the centre square; it and its mirror image; LlamaGen's ten
+CROPS = (1, 2, 10)  # the centre; it and its mirror image; LlamaGen's ten
 TEN_CROP_RANGE = 1.1  # LlamaGen (arXiv 2406.06525) cuts its ten from a square this much larger than a crop
 
 _AHEAD = 2  # batches that are decoded while the networks work
@@ -30,26 +30,28 @@ class CropBatch(NamedTuple):
 
     shard: Shard
     samples: list[Sample]  # key, json and captions
-    crops_NCSS3: np.ndarray
+    crops_NCHW3: np.ndarray
 
 
-def crops_of(image_HWC: np.ndarray, size: int, crops: int) -> np.ndarray:
-    """1: the centre square at `size`; 2: that and its mirror image; 10: centre and corners, then their mirror images.
+def crops_of(image_HWC: np.ndarray, size: Size, crops: int) -> np.ndarray:
+    """1: the centre at `size`; 2: that and its mirror image; 10: centre and corners, then their mirror images.
 
-    uint8 (H, W, 3) → (C, S, S, 3). The first is central; ten are cut from a centre square of 1.1 × `size`, as the
-    five of one would otherwise be the same.
+    uint8 (any, any, 3) → (C, H, W, 3). The first is central; ten are cut from a centre of 1.1 × `size`, as the five of
+    one would otherwise be the same.
     """
     assert crops in CROPS, crops
-    side = int(TEN_CROP_RANGE * size) if crops == 10 else size
-    square_HWC = np.asarray(center_crop_resize(Image.fromarray(image_HWC), side))
-    middle, end = (side - size) // 2, side - size
-    corners = [(0, 0), (0, end), (end, 0), (end, end)] if crops == 10 else []
-    plain = [square_HWC[top : top + size, left : left + size] for top, left in [(middle, middle), *corners]]
+    height, width = sides(size)
+    larger = tuple(int(TEN_CROP_RANGE * side) for side in (height, width)) if crops == 10 else (height, width)
+    centre_HWC = np.asarray(center_crop_resize(Image.fromarray(image_HWC), larger))
+    down, right = larger[0] - height, larger[1] - width
+    corners = [(0, 0), (0, right), (down, 0), (down, right)] if crops == 10 else []
+    places = [(down // 2, right // 2), *corners]
+    plain = [centre_HWC[top : top + height, left : left + width] for top, left in places]
     return np.stack(plain if crops == 1 else plain + [crop[:, ::-1] for crop in plain])
 
 
 def read_crops(
-    folder: Path, shards: Sequence[Shard], size: int, crops: int, batch_size: int, workers: int
+    folder: Path, shards: Sequence[Shard], size: Size, crops: int, batch_size: int, workers: int
 ) -> Iterator[CropBatch]:
     """All pictures of some image shards in batches of at most `batch_size` crops, none across two shards.
 
@@ -64,9 +66,9 @@ def read_crops(
             index = pool.submit(_index, folder, shard)  # started before the parts that wait for it
             for first in range(0, shard.samples, step):
                 rows = range(first, min(first + step, shard.samples))
-                batch = CropBatch(shard, [], np.empty((len(rows), crops, size, size, 3), np.uint8))
+                batch = CropBatch(shard, [], np.empty((len(rows), crops, *sides(size), 3), np.uint8))
                 parts = [
-                    pool.submit(_decode, index, rows[i : i + _PART], batch.crops_NCSS3[i : i + _PART])
+                    pool.submit(_decode, index, rows[i : i + _PART], batch.crops_NCHW3[i : i + _PART])
                     for i in range(0, len(rows), _PART)
                 ]
                 pending.append((batch, parts))
@@ -83,17 +85,20 @@ def _index(folder: Path, shard: Shard) -> TarIndex:
     return TarIndex(folder / shard.name, shard.samples)
 
 
-def _decode(index: Future, rows: range, crops_NCSS3: np.ndarray) -> list[Sample]:
+def _decode(index: Future, rows: range, crops_NCHW3: np.ndarray) -> list[Sample]:
     """Put the crops of some rows of a shard where they belong, and return the other members."""
     tar: TarIndex = index.result()
-    crops, size = crops_NCSS3.shape[1:3]
+    crops, size = crops_NCHW3.shape[1], crops_NCHW3.shape[2:4]
     samples = []
-    for row, crops_CSS3 in zip(rows, crops_NCSS3, strict=True):
+    for row, crops_CHW3 in zip(rows, crops_NCHW3, strict=True):
         where, sample = f"{tar.path}: sample {tar.key(row)}", tar[row]
         image_HWC = decode_image(image_bytes(sample, where), where)
-        if min(image_HWC.shape[:2]) < size:
-            raise UserError(f"{where} is smaller than tokenizer.image_size {size}; pack again with prep.size={size}")
-        crops_CSS3[:] = crops_of(image_HWC, size, crops)
+        if not fits(image_HWC.shape, size):
+            wanted = size[0] if size[0] == size[1] else list(size)
+            raise UserError(
+                f"{where} is smaller than tokenizer.image_size {wanted}; pack again with prep.size={wanted}"
+            )
+        crops_CHW3[:] = crops_of(image_HWC, size, crops)
         samples.append({name: sample[name] for name in ("__key__", "json", "txt") if name in sample})
     return samples
 

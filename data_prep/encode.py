@@ -24,7 +24,7 @@ from clipgen.data.atomic import TEMPORARY, explained, fingerprint, write_json
 from clipgen.data.manifest import FILE_NAME, Manifest, Shard, describe_difference
 from clipgen.data.sample import Sample, decode_captions, latent_sample
 from clipgen.data.shards import write_shard
-from clipgen.data.transforms import to_model_range
+from clipgen.data.transforms import Size, to_model_range
 from clipgen.errors import UserError
 from data_prep.crops import CropBatch, read_crops
 from data_prep.executor import LOCAL, Executor, Tick, run
@@ -37,9 +37,9 @@ _STARTED = ".encode.json"
 
 @dataclass(frozen=True)
 class Encoders:
-    """What turns images (B, 3, S, S) in [-1, 1] into tokens (B, h, w) and unit embeddings (B, E), texts too."""
+    """What turns images (B, 3, H, W) in [-1, 1] into tokens (B, h, w) and unit embeddings (B, E), texts too."""
 
-    image_size: int
+    image_size: Size
     tokens: Encoder
     image: Encoder
     text: Callable[[list[str]], Tensor]
@@ -246,8 +246,8 @@ def _encode_shards(
 
 @torch.no_grad()
 def _encoded(batch: CropBatch, encoders: Encoders) -> list[_Latent]:
-    N, C = batch.crops_NCSS3.shape[:2]
-    pixels = torch.from_numpy(batch.crops_NCSS3).flatten(0, 1)
+    N, C = batch.crops_NCHW3.shape[:2]
+    pixels = torch.from_numpy(batch.crops_NCHW3).flatten(0, 1)
     image = to_model_range(pixels.to(encoders.device))
     tokens = encoders.tokens(image).unflatten(0, (N, C)).cpu().numpy().astype(np.uint16)
     clip = encoders.image(image).unflatten(0, (N, C)).cpu().numpy().astype(np.float16)

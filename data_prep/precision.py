@@ -17,7 +17,7 @@ def agreement(shards: str | Path, exact: Encoders, fast: Encoders, pictures: int
     """(share of equal tokens, least cosine of embeddings) of two ways to encode, over the first pictures."""
     images = Manifest.load(shards, "images")
     batch = next(read_crops(Path(shards), images.shards[:1], exact.image_size, 1, pictures, 1))
-    image_BCHW = to_model_range(torch.from_numpy(batch.crops_NCSS3[:, 0]).to(exact.device))
+    image_BCHW = to_model_range(torch.from_numpy(batch.crops_NCHW3[:, 0]).to(exact.device))
     with torch.no_grad():
         same = (exact.tokens(image_BCHW) == fast.tokens(image_BCHW)).float().mean()
         cosine = (exact.image(image_BCHW) * fast.image(image_BCHW)).sum(-1).min()

@@ -43,6 +43,9 @@ def config(*words: str) -> Config:
         ("encode.batch_size=0", "encode.batch_size=0 at least 1"),
         ("sampling.batch_size=0", "sampling.batch_size=0 at least 1"),
         ("tokenizer.image_size=0 tokenizer.downsample=4", "tokenizer.image_size=0"),
+        ("tokenizer.image_size=large", "tokenizer.image_size=large [height,width]"),
+        ("tokenizer.image_size=[32,32,3]", "tokenizer.image_size=[32, 32, 3] [height,width]"),
+        ("tokenizer.image_size=[36,64] tokenizer.downsample=8", "tokenizer.image_size=[36, 64] take [32, 64]"),
         ("tokenizer.image_size=-32", "tokenizer.image_size=-32"),
         ("tokenizer.downsample=0", "tokenizer.downsample=0"),
         ("tokenizer.channels=0", "tokenizer.channels=0"),
@@ -52,6 +55,20 @@ def config(*words: str) -> Config:
         ("tokenizer.code_dim=0", "tokenizer.code_dim=0"),
         ("tokenizer.z_channels=0", "tokenizer.z_channels=0"),
         ("tokenizer.train.usage_window=0", "tokenizer.train.usage_window=0"),
+        ("tokenizer.quantizer=newest", "tokenizer.quantizer=newest moving_average"),
+        ("tokenizer.quantizer=fsq", "tokenizer.levels=[] 3 or more"),
+        ("tokenizer.quantizer=fsq tokenizer.levels=[8,2]", "tokenizer.levels=[8, 2] 3 or more"),
+        ("tokenizer.quantizer=fsq tokenizer.levels=[8,5] tokenizer.codebook_size=64", "40 codes codebook_size=40"),
+        (
+            "tokenizer.quantizer=gumbel tokenizer.train.perturb_share=0.1",
+            "tokenizer.train.perturb_share=0.1 quantizer=nearest",
+        ),
+        (
+            "tokenizer.train.batch_size=8 tokenizer.train.accumulate=3",
+            "tokenizer.train.batch_size=8 tokenizer.train.accumulate=3 multiple of 3",
+        ),
+        ("tokenizer.train.batch_size=1 tokenizer.train.gan_norm=batch", "tokenizer.train.gan_norm=batch gan_norm="),
+        ("trainer.devices=0", "trainer.devices=0 at least 1"),
         ("transformer.width=0", "transformer.width=0"),
         ("transformer.depth=0", "transformer.depth=0"),
         ("transformer.heads=0 transformer.width=64", "transformer.heads=0"),
@@ -89,7 +106,7 @@ def test_what_is_possible_passes(words):
 
 
 def test_an_unknown_key_and_a_wrong_type_are_errors():
-    for words in ("tokenizer.sizes=3", "tokenizer.image_size=large", "seed=null", "trainer.loggers=csv"):
+    for words in ("tokenizer.sizes=3", "tokenizer.downsample=large", "seed=null", "trainer.loggers=csv"):
         with pytest.raises(OmegaConfBaseException):
             config(words)
 

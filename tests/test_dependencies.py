@@ -118,7 +118,7 @@ def test_a_package_is_known_in_its_homes_only(package, homes):
         ("clipgen/clip/*", ("clipgen.clip", "clipgen.checkpoint", "clipgen.data", "clipgen.errors")),
         ("clipgen/data/*", ("clipgen.data", "clipgen.errors")),
         ("clipgen/shapes/*", ("clipgen.shapes",)),
-        ("clipgen/callbacks/*", ("clipgen.callbacks", "clipgen.data.atomic")),
+        ("clipgen/callbacks/*", ("clipgen.callbacks", "clipgen.data.atomic", "clipgen.ranks")),
         ("clipgen/checkpoint.py", ("clipgen.data.atomic", "clipgen.errors")),
         ("clipgen/errors.py", ()),
         ("clipgen/page.py", ()),

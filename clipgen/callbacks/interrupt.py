@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
+from clipgen.ranks import any_rank
+
 
 class Interrupted(Exception):
     """The user stopped the training; what was trained is saved."""
@@ -32,7 +34,7 @@ class SaveOnInterrupt(pl.Callback):
         self.asked = True
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        if self.asked:
+        if any_rank(self.asked):  # all stop after the same batch
             trainer.save_checkpoint(self.path, weights_only=False)
             raise Interrupted(module.batches, module.steps)
 

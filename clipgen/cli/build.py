@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.plugins.environments import TorchElasticEnvironment
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from clipgen.callbacks.image_grid import ImageGrid
@@ -26,17 +28,18 @@ from clipgen.clip.frozen import LOCAL_DIR, FrozenClip, load_clip
 from clipgen.config import Config, Tokenizer, Trainer, TransformerModel, VQGANTraining
 from clipgen.data.atomic import replacing
 from clipgen.errors import UserError
+from clipgen.ranks import rank, world_size
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.model import Transformer
 
 VQGAN_KEYS = (
     "image_size", "codebook_size", "code_dim", "channels", "channel_multipliers", "res_blocks",
-    "attention_resolutions", "z_channels", "dropout", "norm_groups", "norm_eps", "patch",
+    "attention_resolutions", "z_channels", "dropout", "norm_groups", "norm_eps", "patch", "network",
     "quantizer", "commitment", "unit_codes", "legacy", "decay", "kl_weight", "levels",
 )  # fmt: skip
 VQGAN_TRAINING_KEYS = (
-    "steps", "lr", "warmup", "betas", "accumulate", "continuous_steps", "usage_window", "restart_dead", "pixel_loss",
-    "perceptual_weight", "gan_warmup", "gan_weight", "gan_lr", "clip_norm",
+    "steps", "lr", "warmup", "lr_final", "betas", "accumulate", "continuous_steps", "usage_window", "restart_dead",
+    "pixel_loss", "perceptual_weight", "gan_warmup", "gan_weight", "gan_lr", "clip_norm",
 )  # fmt: skip
 TRANSFORMER_KEYS = ("width", "depth", "heads", "n_prefix", "cond_drop_prob", "dropout", "rope_base")
 
@@ -117,8 +120,6 @@ def make_trainer(
     Validation, `last.ckpt` and `best.ckpt` come about every `val_every` batches, pictures every `grid_every`.
     """
     device = pick_device(cfg.device)
-    if cfg.devices != 1:
-        raise UserError(f"trainer.devices={cfg.devices}; this version trains on one device")
     best = ModelCheckpoint(folder, "best", monitor=monitor, mode="min", enable_version_counter=False)
     last = ModelCheckpoint(folder, "last", save_top_k=1, enable_version_counter=False)
     callbacks = [best, last] if monitor else [last]
@@ -128,15 +129,18 @@ def make_trainer(
     return pl.Trainer(
         max_epochs=1,
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
+        devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        num_nodes=world_size() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        # the adversary has no part in the autoencoder's loss, and the other way round
+        strategy="ddp_find_unused_parameters_true" if world_size() > 1 else "auto",
         precision=pick_precision(cfg),
         use_distributed_sampler=False,
         val_check_interval=steps // max(1, round(steps / cfg.val_every)),
         num_sanity_val_steps=0,
         log_every_n_steps=10,
-        logger=[_logger(name, folder, batches) for name in cfg.loggers],
+        logger=[_logger(name, folder, batches) for name in cfg.loggers] if rank() == 0 else False,
         callbacks=callbacks,
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(), *([TorchElasticEnvironment()] if world_size() > 1 else [])],
         enable_model_summary=False,
         default_root_dir=folder,
     )

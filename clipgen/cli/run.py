@@ -1,8 +1,10 @@
 """`clipgen run`: folder of images → generator, stage by stage; what is done is skipped, what changed is redone."""
 
+import sys
 import time
 from pathlib import Path
 
+from clipgen.cli.launch import launch
 from clipgen.config import Config, check
 from clipgen.errors import UserError
 
@@ -19,6 +21,7 @@ def main(cfg: Config) -> None:
     from clipgen.cli import stages
     from clipgen.cli.latents import encode_latents
     from clipgen.cli.machine import describe, pick_device
+    from clipgen.cli.perceptual import perceptual_inputs
     from clipgen.cli.prep import summary
     from clipgen.cli.results import evaluate_run, tell
     from clipgen.clip.texts import reference_texts
@@ -39,6 +42,7 @@ def main(cfg: Config) -> None:
     choose_size(cfg, device.type == "cuda")
     stages.clip_in_use(cfg)  # this and the texts are needed later; what is wrong with them is told now
     reference_texts(cfg.clip.model, cfg.clip.captions)
+    perceptual_inputs(cfg.tokenizer.train)
     cfg.prep.size = cfg.prep.size or cfg.tokenizer.image_size
     check(cfg)
     before = stamp(cfg.shards)
@@ -50,12 +54,14 @@ def main(cfg: Config) -> None:
     save_config(cfg, out)
     write_json(out / "run.json", describe(device))
 
+    train_on_ranks(cfg, "vqgan")
     record = stages.train_vqgan(cfg, out / "vqgan")
     seconds["vqgan"] = record.seconds
     start = time.perf_counter()
     before = stamp(cfg.latents)
     encode_latents(cfg, replace=True)
     timed("encode", start, before == stamp(cfg.latents))
+    train_on_ranks(cfg, "transformer")
     record = stages.train_transformer(cfg, out / "transformer")
     seconds["transformer"] = record.seconds
     start = time.perf_counter()
@@ -76,12 +82,18 @@ def main(cfg: Config) -> None:
     tell(cfg, metrics, out, time.perf_counter() - began)
 
 
+def train_on_ranks(cfg: Config, stage: str) -> None:
+    """Where there are several devices, train a stage in processes of their own; here it is then done already."""
+    if cfg.trainer.devices > 1:
+        launch(cfg.trainer.devices, ["train", *sys.argv[1:], f"stage={stage}"])
+
+
 def use_threads(cfg: Config) -> None:
     import torch
 
     from clipgen.cli.machine import cores
 
-    torch.set_num_threads(cfg.trainer.threads or cores())
+    torch.set_num_threads(cfg.trainer.threads or max(1, cores() // cfg.trainer.devices))
     torch.set_float32_matmul_precision("high")
     quiet()
 
@@ -100,6 +112,7 @@ def quiet() -> None:
         "Checkpoint directory",
         "log_every_n_steps",
         "across ranks is zero",
+        "sync_dist=True",  # every rank validates on everything
     ):
         warnings.filterwarnings("ignore", message=f".*{message}.*")
     warnings.filterwarnings("ignore", message=".*Converting a tensor with requires_grad.*")
@@ -119,10 +132,12 @@ def fill_from_shards(cfg: Config, folder: str, kind: str) -> None:
     """Choose what was left open, from the shards at hand and the machine, and print each choice."""
     from clipgen.cli.machine import cores, pick_device
     from clipgen.data.manifest import Manifest
+    from clipgen.data.transforms import sides
     from clipgen.defaults import Facts, choose, choose_image_size
 
     manifest = Manifest.load(folder, kind)
-    side = manifest.made_by.get("encode", {}).get("image_size") or manifest.facts.get("shortest_side")
+    size = manifest.made_by.get("encode", {}).get("image_size") or manifest.facts.get("shortest_side")
+    side = size if size is None else min(sides(size))
     gpu = pick_device(cfg.trainer.device).type == "cuda"
     print_choices(choose_image_size(cfg, side, gpu))
     print_choices(choose(cfg, Facts(manifest.samples("train"), side, gpu, cores())))

@@ -3,7 +3,6 @@
 import re
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,8 @@ from clipgen.cli.build import (
     transformer_settings,
 )
 from clipgen.cli.latents import check_latents, say
-from clipgen.cli.machine import pick_device
+from clipgen.cli.machine import check_compiler, pick_device
+from clipgen.cli.perceptual import PERCEPTUAL_FILE_KEYS, needs_clip, perceptual_inputs, perceptual_loss
 from clipgen.cli.record import Record, begin
 from clipgen.clip.frozen import FrozenClip
 from clipgen.clip.module import ClipModule, save_open_clip
@@ -38,9 +38,10 @@ from clipgen.data.transforms import to_model_range, to_uint8
 from clipgen.errors import UserError
 from clipgen.picture import image_grid
 from clipgen.pipeline import ClipGen
+from clipgen.ranks import from_rank_zero, rank
 from clipgen.tokenizer.adversary import Adversary
 from clipgen.tokenizer.codes import Perturbation
-from clipgen.tokenizer.loss import perceptual_distance
+from clipgen.tokenizer.compiled import compile_in_place
 from clipgen.tokenizer.module import VQGANModule
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.condition import centre
@@ -91,15 +92,24 @@ def clip_score(cfg: Config) -> tuple[Callable[[Sequence[Image.Image]], list[floa
 def train_vqgan(cfg: Config, folder: Path) -> Record:
     """Stage 1: image shards → `folder/last.ckpt`."""
     t = cfg.tokenizer
-    training = asdict_of(t.train)
+    if cfg.trainer.compile:
+        check_compiler(pick_device(cfg.trainer.device))
+    of_no_effect = (*PERCEPTUAL_FILE_KEYS, "checkpointing")  # on what comes out
+    training = {key: value for key, value in asdict_of(t.train).items() if key not in of_no_effect}
     settings = {"tokenizer": tokenizer_settings(t), "tokenizer.train": training, "seed": cfg.seed}
     images = Manifest.load(cfg.shards, "images")
-    clip = clip_in_use(cfg) if t.train.perceptual_weight > 0 else None
-    inputs = {"images": images.content, "clip": clip.identity.fingerprint() if clip else None, "start": t.ckpt}
+    clip = clip_in_use(cfg) if needs_clip(t.train) else None
+    inputs = {
+        "images": images.content,
+        "clip": clip.identity.fingerprint() if clip else None,
+        "perceptual_weights": perceptual_inputs(t.train),
+        "start": t.ckpt,
+    }
     data = ImageData(
         cfg.shards, t.image_size, t.train.batch_size, t.train.steps, cfg.seed, t.train.flip,
         cfg.trainer.num_workers, val_samples=cfg.trainer.val_samples,
     )  # fmt: skip
+    perceptual = perceptual_loss(t, pick_device(cfg.trainer.device), clip)
     record = start(folder, "vqgan", settings, inputs)
     if record.done:
         return record
@@ -107,9 +117,10 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
     vqgan = VQGAN(**settings["tokenizer"])
     if t.ckpt:
         vqgan.load_state_dict(submodule(read_checkpoint(t.ckpt, "vqgan"), "vqgan"))
+    vqgan.checkpoint_blocks(t.train.checkpointing)
     module = VQGANModule(
         vqgan,
-        perceptual=partial(perceptual_distance, clip.features) if clip else None,
+        perceptual=perceptual,
         adversary=Adversary(t.train.gan_layers, t.train.gan_channels, t.train.gan_norm, t.train.lecam),
         gan_start=gan_start(t.train),
         perturbation=Perturbation(t.train.perturb_share, t.train.perturb_prob, t.train.perturb_neighbours)
@@ -119,6 +130,8 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
         settings=settings,
         **{key: value for key, value in training.items() if key in VQGAN_TRAINING_KEYS},
     )
+    if cfg.trainer.compile:
+        compile_in_place(vqgan, module.adversary)
 
     def draw() -> Image.Image:
         pixels = data.val_batches.plain(range(min(PREVIEWS, data.n_val)))["image"]
@@ -207,9 +220,10 @@ def train_clip(cfg: Config, folder: Path) -> Record:
 
 
 def start(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, Any]) -> Record:
-    record, changes = begin(folder, stage, settings, inputs)
+    record, changes = from_rank_zero(lambda: begin(folder, stage, settings, inputs))
     if changes:
-        changes = [re.sub(r"^inputs\.(images|latents|clip) .*", r"the \1 changed", change) for change in changes]
+        named = re.compile(r"^inputs\.(images|latents|clip|perceptual_weights)\b.*")
+        changes = [named.sub(r"the \1 changed", change) for change in changes]
         say(f"{stage}: begins anew, since {', '.join(changes)} (the old one is in {folder}.previous)")
     elif record.done:
         say(f"{stage}: done already ({record.seconds:.0f} s), skipped")
@@ -236,13 +250,15 @@ def fit(
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
         trainer.save_checkpoint(last, weights_only=False)
-        if finish:
+        if finish and rank() == 0:
             finish()
     finally:
         record.seconds += time.perf_counter() - began
-        record.save()
+        if rank() == 0:
+            record.save()
     record.status = "done"
-    record.save()
+    if rank() == 0:
+        record.save()
 
 
 def transformer_checkpoint(folder: Path) -> Path:

@@ -1,7 +1,9 @@
 """`clipgen train stage=…`: one stage, into the run's folder, or into a folder per job with `-m`."""
 
+import sys
 from pathlib import Path
 
+from clipgen.cli.launch import join, launch, launched
 from clipgen.config import STAGES, Config, check
 from clipgen.errors import UserError
 
@@ -13,9 +15,15 @@ def main(cfg: Config) -> float | None:
     if cfg.stage not in STAGES:
         raise UserError(f"stage={cfg.stage} is no stage; take one of {', '.join(STAGES)}")
     check(cfg)
+    folder = job_folder(cfg) / cfg.stage
+    if cfg.trainer.devices > 1 and not launched():
+        launch(cfg.trainer.devices, ["train", *sys.argv[1:]])
+        return best_score(folder)
+    from clipgen.cli.machine import pick_device
     from clipgen.cli.run import fill_from_shards, use_threads
     from clipgen.cli.stages import say, train_clip, train_transformer, train_vqgan
 
+    join(pick_device(cfg.trainer.device).type)
     use_threads(cfg)
     if cfg.stage == "transformer":
         fill_from_shards(cfg, cfg.latents, "latents")
@@ -23,7 +31,6 @@ def main(cfg: Config) -> float | None:
         fill_from_shards(cfg, cfg.shards, "images")
     check(cfg)
     stage = {"vqgan": train_vqgan, "transformer": train_transformer, "clip": train_clip}[cfg.stage]
-    folder = job_folder(cfg) / cfg.stage
     record = stage(cfg, folder)
     score = best_score(folder)
     shown = "" if score is None else f", val/loss {score:.4f}"

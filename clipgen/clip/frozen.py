@@ -63,16 +63,21 @@ class FrozenClip(nn.Module):
         return super().train(False)
 
     def preprocess(self, image_BCHW: Tensor) -> Tensor:
-        """CLIP's own preprocessing of square images in [-1, 1]: antialiased bicubic resize, then mean and std."""
+        """CLIP's own: antialiased bicubic resize of the shorter side, the centre square of that, then mean and std."""
         size = self.identity.image_size
         image_BCHW = image_BCHW.float()
-        if image_BCHW.shape[-2:] != (size, size):
-            image_BCHW = F.interpolate(image_BCHW, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+        height, width = image_BCHW.shape[-2:]
+        if (height, width) != (size, size):
+            scale = size / min(height, width)
+            height, width = max(size, round(scale * height)), max(size, round(scale * width))
+            image_BCHW = F.interpolate(image_BCHW, (height, width), mode="bicubic", antialias=True).clamp(-1, 1)
+            top, left = (height - size) // 2, (width - size) // 2
+            image_BCHW = image_BCHW[..., top : top + size, left : left + size]
         return ((image_BCHW + 1) / 2 - self.mean_C11) / self.std_C11
 
     @torch.no_grad()
     def encode_image(self, image_BCHW: Tensor) -> Tensor:
-        """Unit embeddings (B, E) of square images in [-1, 1]."""
+        """Unit embeddings (B, E) of images in [-1, 1]."""
         with plain_attention(image_BCHW.device):
             return F.normalize(self.model.encode_image(self.preprocess(image_BCHW)).float(), dim=-1)
 

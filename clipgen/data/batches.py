@@ -1,6 +1,6 @@
 """The samples of a split as whole batches of tensors, by row numbers: from memory where they fit, else from the shards.
 
-B batch, S side of a crop, L = h·w image tokens, E embedding size, n samples, C crops of a picture
+B batch, H W pixels of a crop, L = h·w image tokens, E embedding size, n samples, C crops of a picture
 """
 
 import sys
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from clipgen.data.sample import decode_captions, decode_image, decode_npy, image_bytes, member
 from clipgen.data.shards import ShardSet
-from clipgen.data.transforms import center_crop, random_crop
+from clipgen.data.transforms import Size, center_crop, fits, random_crop
 from clipgen.errors import UserError
 
 _SLOW = 5_000  # samples from which on loading shows a progress bar
@@ -22,11 +22,11 @@ Batch = dict[str, Tensor]
 
 
 class ImageBatches:
-    """Square crops of the pictures of a split, {"image": uint8 (B, S, S, 3)}; at most `limit` samples when given."""
+    """Crops of the pictures of a split, {"image": uint8 (B, H, W, 3)}; at most `limit` samples when given."""
 
     n_draws = 3  # top, left, mirror
 
-    def __init__(self, shards: ShardSet, image_size: int, flip: bool = False, limit: int | None = None):
+    def __init__(self, shards: ShardSet, image_size: Size, flip: bool = False, limit: int | None = None):
         self.shards, self.image_size, self.flip = shards, image_size, flip
         self.n = len(shards) if limit is None else min(limit, len(shards))
         self._pixels: list[np.ndarray] | None = None
@@ -59,7 +59,7 @@ class ImageBatches:
         where, sample = self.shards.where(i), self.shards[i]
         image_HWC = decode_image(image_bytes(sample, where), where)
         height, width = image_HWC.shape[:2]
-        if min(height, width) < self.image_size:
+        if not fits(image_HWC.shape, self.image_size):
             raise UserError(
                 f"{where} is {width}×{height} pixels, smaller than image_size {self.image_size}; "
                 f"pack again with size={self.image_size}, or train with image_size={min(height, width)}"
@@ -68,7 +68,7 @@ class ImageBatches:
 
 
 class CaptionedBatches(ImageBatches):
-    """Crops with a caption each, {"image": uint8 (B, S, S, 3), "caption": list of B texts}."""
+    """Crops with a caption each, {"image": uint8 (B, H, W, 3), "caption": list of B texts}."""
 
     n_draws = 4  # the crop's three, which caption
 

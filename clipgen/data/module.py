@@ -18,6 +18,7 @@ from clipgen.data.batches import Batch, CaptionedBatches, ImageBatches, LatentBa
 from clipgen.data.manifest import Manifest
 from clipgen.data.shards import ShardSet
 from clipgen.data.stream import BatchSchedule, draws
+from clipgen.data.transforms import Size
 from clipgen.errors import UserError
 
 Batches = ImageBatches | LatentBatches
@@ -93,7 +94,7 @@ class _Data(pl.LightningDataModule):
 
 
 class ImageData(_Data):
-    """Batches of pictures, {"image": uint8 (B, S, S, 3)}, from the shards that `clipgen prep` made.
+    """Batches of pictures, {"image": uint8 (B, H, W, 3)}, from the shards that `clipgen prep` made.
 
     `batch_size` is that of all devices together, `steps` the number of batches of the whole training. Training crops
     are random (and mirrored, with `flip`), validation crops central; all are decoded once and held in memory where
@@ -106,7 +107,7 @@ class ImageData(_Data):
     def __init__(
         self,
         shards: str | Path,
-        image_size: int,
+        image_size: Size,
         batch_size: int,
         steps: int,
         seed: int = 0,

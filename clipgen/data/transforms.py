@@ -1,6 +1,6 @@
 """Pixels: cropping, and the way between the bytes of a picture and the range [-1, 1] of a model.
 
-B batch, C = 3 channels, H W pixels, S side of a crop
+B batch, C = 3 channels, H W pixels
 """
 
 from collections.abc import Sequence
@@ -24,36 +24,57 @@ def to_uint8(image_BCHW: Tensor) -> Tensor:
     return image_BHWC.add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-def center_crop_resize(image: Image.Image, size: int) -> Image.Image:
-    """The centre square of a picture, `size` pixels wide, antialiased.
+Size = int | Sequence[int]  # the side of a square, or (height, width)
 
-    The same as bringing the shorter side to `size` and then cropping, but cropped first: a strip of 16 × 50,000
+
+def sides(size: Size) -> tuple[int, int]:
+    """(height, width)."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def fits(shape: Sequence[int], size: Size) -> bool:
+    """Whether a picture of (H, W, …) holds a crop of this size."""
+    height, width = sides(size)
+    return shape[0] >= height and shape[1] >= width
+
+
+def center_crop_resize(image: Image.Image, size: Size) -> Image.Image:
+    """The centre of a picture in the proportions of `size`, brought to it, antialiased.
+
+    The same as resizing until it just covers `size` and then cropping, but cropped first: a strip of 16 × 50,000
     pixels never becomes a huge one.
     """
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    if side == size:
+    height, width = sides(size)
+    if image.height * width <= image.width * height:
+        down, right = image.height, image.height * width / height
+    else:
+        down, right = image.width * height / width, image.width
+    left, top = (image.width - right) / 2, (image.height - down) / 2
+    if (down, right) == (height, width):
         left, top = int(left), int(top)  # whole pixels, so that nothing is resampled
-        return image.crop((left, top, left + size, top + size))
-    return image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+        return image.crop((left, top, left + width, top + height))
+    box = (left, top, left + right, top + down)
+    return image.resize((width, height), Image.Resampling.LANCZOS, box=box)
 
 
-def center_crop(image_HWC: np.ndarray, size: int) -> np.ndarray:
-    """The centre square of an array of pixels, (S, S, 3)."""
-    top, left = (image_HWC.shape[0] - size) // 2, (image_HWC.shape[1] - size) // 2
-    return image_HWC[top : top + size, left : left + size]
+def center_crop(image_HWC: np.ndarray, size: Size) -> np.ndarray:
+    """The centre of an array of pixels."""
+    height, width = sides(size)
+    top, left = (image_HWC.shape[0] - height) // 2, (image_HWC.shape[1] - width) // 2
+    return image_HWC[top : top + height, left : left + width]
 
 
-def random_crop(images: Sequence[np.ndarray], size: int, draws_B3: np.ndarray, flip: bool = False) -> np.ndarray:
-    """A square crop of each picture (H, W, 3), mirrored for half of them when `flip` → uint8 (B, S, S, 3).
+def random_crop(images: Sequence[np.ndarray], size: Size, draws_B3: np.ndarray, flip: bool = False) -> np.ndarray:
+    """A crop of each picture (H, W, 3), mirrored for half of them when `flip` → uint8 (B, height, width, 3).
 
     `draws_B3` are numbers in [0, 1) that decide on top, left and mirroring: whoever draws them makes it repeatable.
     """
-    out_BSSC = np.empty((len(images), size, size, 3), np.uint8)
-    for out, image, (down, right, mirror) in zip(out_BSSC, images, draws_B3, strict=True):
-        top = int(down * (image.shape[0] - size + 1))
-        left = int(right * (image.shape[1] - size + 1))
-        crop = image[top : top + size, left : left + size]
+    height, width = sides(size)
+    out_BHWC = np.empty((len(images), height, width, 3), np.uint8)
+    for out, image, (down, right, mirror) in zip(out_BHWC, images, draws_B3, strict=True):
+        top = int(down * (image.shape[0] - height + 1))
+        left = int(right * (image.shape[1] - width + 1))
+        crop = image[top : top + height, left : left + width]
         out[:] = crop[:, ::-1] if flip and mirror < 0.5 else crop
-    return out_BSSC
+    return out_BHWC

@@ -38,6 +38,7 @@ class VQGANModule(pl.LightningModule):
         steps: int,
         lr: float,
         warmup: int = 50,
+        lr_final: float = 0.02,
         betas: tuple[float, float] = (0.9, 0.95),
         accumulate: int = 1,
         continuous_steps: int = 100,
@@ -62,7 +63,8 @@ class VQGANModule(pl.LightningModule):
         self.vqgan = vqgan.to(memory_format=torch.channels_last)
         self.adversary = adversary if gan_weight > 0 and gan_start < steps else None
         self.perceptual = perceptual if perceptual_weight > 0 else None
-        self.steps, self.lr, self.warmup, self.betas, self.accumulate = steps, lr, warmup, tuple(betas), accumulate
+        self.steps, self.lr, self.warmup, self.lr_final = steps, lr, warmup, lr_final
+        self.betas, self.accumulate = tuple(betas), accumulate
         self.continuous_steps, self.usage_window, self.restart_dead = continuous_steps, usage_window, restart_dead
         self.pixel_loss, self.perceptual_weight, self.clip_norm = pixel_loss, perceptual_weight, clip_norm
         self.gan_start, self.gan_warmup, self.gan_weight, self.gan_lr = gan_start, gan_warmup, gan_weight, gan_lr
@@ -84,7 +86,7 @@ class VQGANModule(pl.LightningModule):
         seed_batch(self.seed, self.batches, self.global_rank)
         optimizers = self.optimizers()
         optimizer, *of_adversary = optimizers if isinstance(optimizers, list) else [optimizers]
-        factor = warmup_linear(self.batches, self.steps, self.warmup)
+        factor = warmup_linear(self.batches, self.steps, self.warmup, self.lr_final)
         set_learning_rates([optimizer], self.lr * factor)
         gan_on = bool(of_adversary) and self.batches >= self.gan_start
         self._set_course()
@@ -94,7 +96,8 @@ class VQGANModule(pl.LightningModule):
         made, logged = zip(*(self._generate(image_BCHW, gan_on) for image_BCHW in pictures), strict=True)
         self._step(optimizer, self.vqgan.parameters())
         self._tend_codebook(made)
-        parts = {name: torch.stack([part[name] for part in logged]).mean() for name in logged[0]}
+        means = mean_over_ranks(torch.stack([torch.stack(list(part.values())) for part in logged]).mean(0))
+        parts = dict(zip(logged[0], means, strict=True))
         if gan_on:
             set_learning_rates(of_adversary, self.gan_lr * factor)
             of_adversary[0].zero_grad()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from clipgen.tokenizer.blocks import Checkpointed, replace_blocks
 from clipgen.tokenizer.codes import Perturbation
 from clipgen.tokenizer.norm import replace_group_norms
+from clipgen.tokenizer.plain import PlainDecoder, PlainEncoder
 from clipgen.tokenizer.quantize import quantizer as make_quantizer
 
 
@@ -31,7 +32,8 @@ class VQGAN(nn.Module):
     With `patch` above 1 the networks see patches of that side as channels (space-to-depth) and no full-resolution maps,
     which are most of the work on small machines.
 
-    `image_size` is the side of a square, or (height, width). `attention_resolutions` are those of the longer side.
+    `network=plain` has convolutions of `channels` alone (CogView's). `image_size` is the side of a square, or (height,
+    width). `attention_resolutions` are those of the longer side.
     `quantizer` is a kind of `clipgen.tokenizer.quantize`, and what follows it are settings of it.
 
     taming's 32 norm groups leave a network of 32 channels one channel a group, which takes the mean colour out of
@@ -52,6 +54,7 @@ class VQGAN(nn.Module):
         norm_groups: int = 32,
         norm_eps: float = 1e-6,
         patch: int = 1,
+        network: str = "resnet",
         quantizer: str = "nearest",
         commitment: float = 0.25,
         unit_codes: bool = True,
@@ -66,22 +69,18 @@ class VQGAN(nn.Module):
         self.patch = patch
         self.downsample = patch * 2 ** (len(channel_multipliers) - 1)
         self.grid = (height // self.downsample, width // self.downsample)
-        shape = {
-            "ch": channels,
-            "ch_mult": tuple(channel_multipliers),
-            "num_res_blocks": res_blocks,
-            "attn_resolutions": tuple(attention_resolutions),
-            "resolution": max(height, width) // patch,
-            "z_channels": z_channels,
-            "in_channels": 3 * patch**2,
-            "out_ch": 3 * patch**2,
-            "dropout": dropout,
-        }
-        with contextlib.redirect_stdout(io.StringIO()):  # taming's Decoder prints its shape
-            self.encoder = Encoder(double_z=False, **shape)
-            self.decoder = Decoder(**shape)
-        replace_blocks(self)
-        replace_group_norms(self, norm_groups, norm_eps)
+        if network == "plain":
+            halvings = len(channel_multipliers) - 1
+            self.encoder = PlainEncoder(3 * patch**2, channels, z_channels, halvings)
+            self.decoder = PlainDecoder(3 * patch**2, channels, z_channels, halvings)
+        else:
+            self.encoder, self.decoder = _taming(
+                ch=channels, ch_mult=tuple(channel_multipliers), num_res_blocks=res_blocks,
+                attn_resolutions=tuple(attention_resolutions), resolution=max(height, width) // patch,
+                z_channels=z_channels, in_channels=3 * patch**2, out_ch=3 * patch**2, dropout=dropout,
+            )  # fmt: skip
+            replace_blocks(self)
+            replace_group_norms(self, norm_groups, norm_eps)
         self.quantizer = make_quantizer(
             quantizer, z_channels, codebook_size, code_dim, commitment, unit_codes, legacy, decay, kl_weight, levels
         )
@@ -114,3 +113,8 @@ class VQGAN(nn.Module):
     def last_layer(self) -> Tensor:
         """The weight whose gradients the adaptive GAN weight compares."""
         return self.decoder.conv_out.weight
+
+
+def _taming(**shape) -> tuple[nn.Module, nn.Module]:
+    with contextlib.redirect_stdout(io.StringIO()):  # its Decoder prints its shape
+        return Encoder(double_z=False, **shape), Decoder(**shape)

@@ -165,7 +165,6 @@ def test_a_missing_captions_file_of_a_clip(run, one_line, pictures):
         (["prep.format=bmp"], "prep.format"),
         (["prep.val_fraction=2"], "prep.val_fraction"),
         (["prep.size=16"], "image_size"),
-        (["trainer.devices=2"], "trainer.devices=2"),
         (["trainer.precision=fp8"], "trainer.precision=fp8"),
         (["trainer.loggers=[paper]"], "trainer.loggers=paper"),
     ],
@@ -189,6 +188,13 @@ def test_captions_are_needed_to_train_a_clip(clipgen, one_line, run_folder, tmp_
     assert "has no caption" in line and "captions=FILE" in line
     line = one_line(clipgen("train", "stage=clip", *words[:2], "clip.train.steps=2"))
     assert "clip.architecture is empty" in line
+
+
+def test_compiling_without_a_compiler(clipgen, one_line, tiny, run_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    words = [f"out={tmp_path / 'out'}", f"shards={run_folder / 'shards'}", "trainer.compile=true"]
+    line = one_line(clipgen("train", "stage=vqgan", *tiny, *words))
+    assert "trainer.compile=true: there is no C++ compiler no-such-compiler here; install g++" in line
 
 
 # Where the work is done

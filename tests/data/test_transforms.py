@@ -61,3 +61,16 @@ def test_draws_place_and_mirror_a_crop(photo):
     assert np.array_equal(crops[1], photo[4:, 2:])
     assert np.array_equal(crops[2], photo[:5, :5][:, ::-1])
     assert np.array_equal(random_crop([photo] * 3, 5, place)[2], photo[:5, :5])
+
+
+def test_crops_take_the_proportions_that_are_asked_for(photo):
+    ramp = np.linspace(0, 255, 80)[None, :].repeat(60, 0).astype(np.uint8)
+    crop = np.asarray(center_crop_resize(Image.fromarray(ramp), (10, 40)), np.float32)
+    assert crop.shape == (10, 40)
+    assert crop[:, 0].mean() < 5 and crop[:, -1].mean() > 250  # the whole width of it
+    tall = np.asarray(center_crop_resize(Image.fromarray(ramp), (30, 10)), np.float32)
+    assert tall.shape == (30, 10)
+    assert abs(tall.mean() - 127.5) < 3 and tall[:, 0].mean() > 90  # a third of it, from the middle
+    crops = random_crop([photo], (3, 6), np.array([[0.5, 0.0, 0.9]]))
+    assert crops.shape == (1, 3, 6, 3)
+    assert center_crop(photo, (3, 6)).shape == (3, 6, 3)

@@ -48,10 +48,10 @@ def test_batches_are_in_order_and_end_with_their_shard(image_folder, batch_size,
     keys = [int(sample["__key__"]) for batch in batches for sample in batch.samples]
     assert keys == [*range(20), *range(100, 105)]
     for batch in batches:
-        assert len(batch.samples) == len(batch.crops_NCSS3) <= max(1, batch_size // 2)
+        assert len(batch.samples) == len(batch.crops_NCHW3) <= max(1, batch_size // 2)
         assert {sample["__key__"] for sample in batch.samples} <= set(TarIndex(image_folder / batch.shard.name).keys())
-        for sample, crops_CSS3 in zip(batch.samples, batch.crops_NCSS3, strict=True):
-            assert (crops_CSS3[..., 0] == int(sample["__key__"])).all()  # conftest: red is the number
+        for sample, crops_CHW3 in zip(batch.samples, batch.crops_NCHW3, strict=True):
+            assert (crops_CHW3[..., 0] == int(sample["__key__"])).all()  # conftest: red is the number
 
 
 def test_a_shard_of_other_bytes_is_refused(make_images, tmp_path):

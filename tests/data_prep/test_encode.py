@@ -378,8 +378,8 @@ def test_ten_crops_are_those_of_crops_of(image_folder, encoders, vqgan, clip, tm
     encode(image_folder, tmp_path, encoders, TEXTS, "the test", crops=10, batch_size=30, workers=2)
     images, shards = ShardSet(image_folder, "val"), ShardSet(tmp_path, "val")
     for i in range(len(shards)):
-        crops_CSS3 = crops_of(decode_image(images[i]["png"]), SIZE, 10)
-        image_CCHW = to_model_range(torch.from_numpy(crops_CSS3))
+        crops_CHW3 = crops_of(decode_image(images[i]["png"]), SIZE, 10)
+        image_CCHW = to_model_range(torch.from_numpy(crops_CHW3))
         tokens_Chw, clip_CE = read_latent(shards, i)
         assert tokens_Chw.shape == (10, 4, 4)
         with torch.no_grad():

@@ -44,3 +44,18 @@ def test_lecam_pulls_each_side_to_the_mean_of_the_other():
     loss, mean_logits = pulled.discriminator_loss(image, made)
     torch.testing.assert_close(loss, plain.discriminator_loss(image, made)[0] + extra)
     torch.testing.assert_close(mean_logits, torch.stack([real_logits.mean(), made_logits.mean()]))
+
+
+def test_hinge_is_tamings():
+    from taming.modules.losses.vqperceptual import hinge_d_loss
+
+    real, made = torch.randn(3, 1, 5, 5), torch.randn(3, 1, 5, 5)
+    torch.testing.assert_close(hinge(real, made), hinge_d_loss(real, made))
+
+
+def test_lecam_is_silent_where_each_side_is_beyond_the_mean_of_the_other():
+    """Equation 6 as its authors compute it: with a ReLU before the square."""
+    adversary = Adversary(1, 8, lecam=1.0)
+    adversary.mean_logits.copy_(torch.tensor([-100.0, 100.0]))  # of real and of made pictures
+    loss, _ = adversary.discriminator_loss(images(), images() * 0.5)
+    torch.testing.assert_close(loss, hinge(adversary(images()), adversary(images() * 0.5)))

@@ -1,5 +1,7 @@
 """The losses of stage 1, against values worked out by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,9 +27,8 @@ def test_the_adaptive_weight_is_the_ratio_of_gradient_norms_at_the_last_layer():
     weight = adaptive_weight(made, pull, push, last_layer)
     assert weight.item() == pytest.approx(24**0.5 / 24**0.5, rel=1e-4)  # ‖(2, 4, -2)‖ / ‖(4, 2, 2)‖
     assert adaptive_weight(made, 3 * pull, push, last_layer).item() == pytest.approx(3, rel=1e-4)
-    assert adaptive_weight(made, pull, torch.tensor([0.0, 0.0, 1.0]), last_layer).item() == pytest.approx(
-        6**0.5, rel=1e-3
-    )
+    weak = torch.tensor([0.0, 0.0, 1.0])
+    assert adaptive_weight(made, pull, weak, last_layer).item() == pytest.approx(6**0.5, rel=1e-3)
     assert not weight.requires_grad
     made.backward(pull)  # the graph is still there
     torch.testing.assert_close(last_layer.grad, torch.tensor([2.0, 4.0, -2.0]))
@@ -36,6 +37,42 @@ def test_the_adaptive_weight_is_the_ratio_of_gradient_norms_at_the_last_layer():
 def test_the_adaptive_weight_is_bounded():
     made, last_layer = decoded()
     assert adaptive_weight(made, torch.ones(3), torch.zeros(3), last_layer) == 1e4
+
+
+def test_the_adaptive_weight_is_tamings():
+    """Against its own method, on a decoder's last layer and a discriminator with the same weights."""
+    from taming.modules.losses.vqperceptual import VQLPIPSWithDiscriminator as Taming
+
+    torch.manual_seed(0)
+    last_layer, discriminator = torch.nn.Conv2d(8, 3, 3, padding=1), torch.nn.Conv2d(3, 1, 4, 2)
+    h, image = torch.randn(2, 8, 16, 16), torch.rand(2, 3, 16, 16)
+    made = last_layer(h)
+    reconstruction, adversarial = (made - image).abs().mean(), -discriminator(made).mean()
+    theirs = Taming.calculate_adaptive_weight(
+        SimpleNamespace(discriminator_weight=1.0), reconstruction, adversarial, last_layer.weight
+    )
+    grads = [torch.autograd.grad(loss, made, retain_graph=True)[0] for loss in (reconstruction, adversarial)]
+    ours = adaptive_weight(made, *grads, last_layer.weight)
+    assert 0.01 < theirs < 1e3
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
+
+
+def test_weights_count_each_channel_of_each_map():
+    image, other = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    weights = [torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0.5, 0.5, 0.0])]
+    expected = 0.0
+    for a, b, weight_C in zip(two_maps(image), two_maps(other), weights, strict=True):
+        squares = (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square()
+        expected += (squares * weight_C[:, None, None]).sum(1).mean()
+    torch.testing.assert_close(perceptual_distance(two_maps, image, other, weights), expected)
+
+
+def test_a_perceptual_distance_is_summed_in_float32_under_autocast():
+    image, other = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)
+    weights = [torch.rand(3)]
+    exact = perceptual_distance(lambda x: [x], image, other, weights)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert perceptual_distance(lambda x: [x], image, other, weights) == exact
 
 
 def two_maps(image_BCHW):

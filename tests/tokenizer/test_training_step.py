@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from clipgen.tokenizer import codes
 from clipgen.tokenizer.adversary import Adversary, hinge
+from clipgen.tokenizer.compiled import compile_in_place
 from clipgen.tokenizer.loss import perceptual_distance
 from clipgen.tokenizer.module import VQGANModule
 from clipgen.tokenizer.vqgan import VQGAN
@@ -23,7 +24,9 @@ def perceptual(made_BCHW: Tensor, wanted_BCHW: Tensor) -> Tensor:
     return perceptual_distance(lambda x: [x * 2, x.square()[..., ::2]], made_BCHW, wanted_BCHW)
 
 
-def trained_on_a_batch(make_trainer, network: dict | None = None, checkpointing: bool = False, **changes):
+def trained_on_a_batch(
+    make_trainer, network: dict | None = None, checkpointing: bool = False, compiled: bool = False, **changes
+) -> VQGANModule:
     """A module after one batch with the GAN on; the gradients are still there."""
     torch.manual_seed(0)
     vqgan = VQGAN(**ARCHITECTURE | (network or {}))
@@ -33,6 +36,8 @@ def trained_on_a_batch(make_trainer, network: dict | None = None, checkpointing:
         perceptual=perceptual, perceptual_weight=0.5, adversary=Adversary(1, 8),
     )  # fmt: skip
     trained = VQGANModule(vqgan, **settings | changes)
+    if compiled:
+        compile_in_place(vqgan, trained.adversary)
     make_trainer().fit(trained, DataLoader([{"image": PIXELS_BHWC}], batch_size=None))
     assert trained.batches == 1
     return trained
@@ -122,3 +127,24 @@ def test_checkpointing_holds_less(make_trainer):
     whole = held()
     vqgan.checkpoint_blocks(True)
     assert held() < 0.4 * whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_compiled_networks_train_alike_and_save_the_same_keys(make_trainer, tmp_path, precision):
+    trainers = []
+
+    def trainer():
+        trainers.append(make_trainer(precision=precision))
+        return trainers[-1]
+
+    eager, compiled = (trained_on_a_batch(trainer, compiled=on) for on in (False, True))
+    tolerance = {"rtol": 1e-3, "atol": 1e-5} if precision == "32-true" else {"rtol": 0.1, "atol": 2e-2}
+    torch.testing.assert_close(gradients(compiled.vqgan), gradients(eager.vqgan), **tolerance)
+    assert list(compiled.state_dict()) == list(eager.state_dict())
+
+    trainers[1].save_checkpoint(tmp_path / "compiled.ckpt", weights_only=False)
+    saved = torch.load(tmp_path / "compiled.ckpt", weights_only=True)["state_dict"]
+    eager.load_state_dict(saved)
+    image = torch.rand(2, 3, 16, 16)
+    assert torch.equal(eager.vqgan.encode(image), compiled.vqgan.encode(image))

@@ -75,3 +75,23 @@ def test_a_channels_last_bfloat16_pass_agrees_with_float32():
 def test_nothing_is_printed(capfd):
     vqgan()
     assert capfd.readouterr() == ("", "")
+
+
+@torch.no_grad()
+def test_pictures_need_not_be_square():
+    model = vqgan((16, 24), (1, 1, 2), attention_resolutions=(24,))
+    image_BCHW = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    made = model(image_BCHW)
+    assert model.grid == (4, 6)
+    assert made.tokens_Bhw.shape == (2, 4, 6)
+    assert made.image_BCHW.shape == (2, 3, 16, 24)
+    torch.testing.assert_close(model.decode(model.encode(image_BCHW)), made.image_BCHW)
+
+
+@torch.no_grad()
+def test_the_plain_network_has_the_same_two_halves():
+    model, image_BCHW = vqgan(16, (1, 1, 1), network="plain", quantizer="moving_average"), images(16)
+    made = model(image_BCHW)
+    assert made.tokens_Bhw.shape == (2, 4, 4)
+    torch.testing.assert_close(model.decode(made.tokens_Bhw), made.image_BCHW)
+    assert model.last_layer.shape == (3, 32, 1, 1)

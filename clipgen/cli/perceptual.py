@@ -1,0 +1,71 @@
+"""The perceptual loss of stage 1 by its name in the config, and what of its weights goes into the stage's record."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from clipgen.checkpoint import read_weights
+from clipgen.cli.latents import say
+from clipgen.clip.frozen import FrozenClip
+from clipgen.config import PERCEPTUAL_FILES, Tokenizer, VQGANTraining
+from clipgen.data.atomic import sha256_file
+from clipgen.errors import UserError
+from clipgen.tokenizer.loss import perceptual_distance
+from clipgen.tokenizer.module import Perceptual
+from clipgen.tokenizer.perceptual import LPIPS, SqueezeNet
+
+PERCEPTUAL_FILE_KEYS = ("perceptual_weights", "perceptual_sha256")  # in a record their sha256 stands for them
+LINS = "vgg.pth"  # of LPIPS, beside a VGG16
+
+
+def needs_clip(cfg: VQGANTraining) -> bool:
+    return cfg.perceptual == "clip" and cfg.perceptual_weight > 0
+
+
+def perceptual_inputs(cfg: VQGANTraining) -> list[str] | None:
+    """The sha256 of each file of weights in use; UserError when it is missing or not the one that was wanted."""
+    if cfg.perceptual not in PERCEPTUAL_FILES or not cfg.perceptual_weight > 0:
+        return None
+    path, key = Path(cfg.perceptual_weights), "tokenizer.train.perceptual"
+    if not path.is_file():
+        raise UserError(
+            f"{key}_weights={path} does not exist; give {PERCEPTUAL_FILES[cfg.perceptual]}, or take {key}=clip"
+        )
+    found = [sha256_file(file) for file in (path, _lins(cfg)) if file]
+    if cfg.perceptual_sha256 and found[0] != cfg.perceptual_sha256.lower():
+        raise UserError(f"{key}_weights={path} has sha256 {found[0]}, but {key}_sha256={cfg.perceptual_sha256}")
+    return found
+
+
+def perceptual_loss(cfg: Tokenizer, device: torch.device, clip: FrozenClip | None) -> Perceptual | None:
+    """A function, as the training module must not hold the network; None for `none` and for a weight of 0."""
+    t = cfg.train
+    if t.perceptual == "none" or not t.perceptual_weight > 0:
+        return None
+    if t.perceptual == "clip":
+        return partial(perceptual_distance, clip.features)
+    network = {"lpips": LPIPS, "squeezenet": SqueezeNet}[t.perceptual]
+    key = "tokenizer.train.perceptual"
+    if cfg.image_size < network.least_size:
+        raise UserError(
+            f"tokenizer.image_size={cfg.image_size} is too small for {key}={t.perceptual}; take at least "
+            f"{network.least_size}, or {key}=clip"
+        )
+    tensors, lins = read_weights(t.perceptual_weights), _lins(t)
+    try:
+        net = LPIPS.of(tensors, read_weights(lins) if lins else None) if network is LPIPS else SqueezeNet.of(tensors)
+    except ValueError as problem:
+        raise UserError(
+            f"{key}_weights={t.perceptual_weights}: {problem}; give {PERCEPTUAL_FILES[t.perceptual]}"
+        ) from problem
+    if network is LPIPS:
+        channels = "weighted" if net.weighted else f"all channels alike, as there is no {LINS} beside it"
+        say(f"perceptual loss: LPIPS of {t.perceptual_weights}, {channels}")
+    return net.to(device).distance
+
+
+def _lins(cfg: VQGANTraining) -> Path | None:
+    """LPIPS's own weights of the channels, beside the file of a VGG16."""
+    path = Path(cfg.perceptual_weights).with_name(LINS)
+    return path if cfg.perceptual == "lpips" and path.is_file() and path != Path(cfg.perceptual_weights) else None

@@ -1,0 +1,51 @@
+"""Each preset of conf/tokenizer is whole: it builds the network that its name says, and passes the checks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from clipgen.cli.build import tokenizer_settings
+from clipgen.config import Config, check
+from clipgen.tokenizer.vqgan import VQGAN
+
+FOLDER = Path(__file__).resolve().parents[2] / "conf" / "tokenizer"
+PRESETS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "auto")
+
+
+def config(name: str) -> Config:
+    own = OmegaConf.create({"tokenizer": OmegaConf.load(FOLDER / f"{name}.yaml")})
+    return OmegaConf.merge(OmegaConf.structured(Config), own)
+
+
+def network(name: str) -> VQGAN:
+    with torch.device("meta"):
+        return VQGAN(**tokenizer_settings(config(name).tokenizer))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_builds_what_its_name_says(name):
+    cfg = config(name)
+    check(cfg)
+    model, kind = network(name), name.split("_")
+    side = cfg.tokenizer.image_size
+    assert f"f{model.downsample}" in kind
+    assert model.grid == (side // model.downsample, side // model.downsample)
+    if kind[-1].isdigit():
+        assert model.quantizer.codebook_size == int(kind[-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),  # of taming's models built from its YAMLs, without the loss
+    [("vqgan_f16_1024", 72_141_699), ("vqgan_f16_16384", 76_073_859)],
+)
+def test_taming_s_presets_have_taming_s_number_of_parameters(name, parameters):
+    assert sum(parameter.numel() for parameter in network(name).parameters()) == parameters
+
+
+def test_cogview_s_preset_is_its_plain_vq_vae():
+    model = network("cogview_vqvae_f8_8192")
+    assert [tuple(conv.weight.shape) for conv in model.encoder.down] == [(512, w, 4, 4) for w in (3, 512, 512)]
+    assert model.quantizer.codes_are_averaged
+    assert not any("norm" in name for name, _ in model.named_parameters())

@@ -1,0 +1,84 @@
+"""`trainer.devices=2`: two processes train what one does, end together, and continue together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from clipgen.checkpoint import read_checkpoint
+
+# batches: 0 to 2 unquantised, from 3 with codes drawn from both ranks' vectors and restarted, the GAN from 4
+VQGAN = [
+    "stage=vqgan", "tokenizer.train.steps=8", "tokenizer.train.continuous_steps=3", "tokenizer.train.usage_window=2",
+    "tokenizer.train.gan_start=4", "tokenizer.codebook_size=16", "trainer.precision=32-true", "trainer.val_every=2",
+]  # fmt: skip
+KINDS = {
+    "nearest": [],
+    "moving average": ["tokenizer.quantizer=moving_average", "tokenizer.decay=0.9"],
+    "in two parts": ["tokenizer.train.accumulate=2", "tokenizer.train.lecam=0.01"],
+}
+
+
+@pytest.fixture
+def train(clipgen_process, run_folder, tiny, tmp_path):
+    """`clipgen train` on the finished run's shards or latents; the checkpoint."""
+
+    def train(name: str, devices: int, *words: str) -> dict:
+        folder = tmp_path / name
+        inputs = [f"shards={run_folder / 'shards'}", f"latents={run_folder / 'latents'}", f"out={folder}"]
+        tokenizer = [f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"] if "stage=transformer" in words else []
+        outcome = clipgen_process("train", *tiny, *inputs, *tokenizer, *words, f"trainer.devices={devices}")
+        assert outcome.status == 0, outcome.error
+        stage = words[0].removeprefix("stage=")
+        assert outcome.said.count(f"{stage}: done in") == 1  # one process speaks
+        return read_checkpoint(folder / stage / "last.ckpt", stage)
+
+    return train
+
+
+@pytest.mark.parametrize("kind", ["nearest", *(pytest.param(k, marks=pytest.mark.slow) for k in list(KINDS)[1:])])
+def test_two_ranks_train_what_one_does_with_all_of_the_batch(train, kind):
+    one, two = (train(f"{n}", n, *VQGAN, *KINDS[kind])["state_dict"] for n in (1, 2))
+    assert one["vqgan.quantizer.codebook"].abs().sum() > 0
+    # Adam divides rounding by the root of a tiny second moment, so single weights may differ by more than rounding
+    for name, tensor in one.items():
+        torch.testing.assert_close(
+            two[name], tensor, rtol=1e-3, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.slow
+def test_both_stages_train_on_two_ranks_and_are_done(train, clipgen_process, run_folder, tiny, tmp_path):
+    checkpoint = train("b", 2, "stage=transformer")
+    assert checkpoint["clipgen"]["batches"] == 6
+
+
+@pytest.mark.slow
+def test_two_killed_ranks_continue_to_the_same_end(train, run_folder, tiny, tmp_path):
+    whole = train("whole", 2, *VQGAN)
+    folder = tmp_path / "killed"
+    words = ["train", *tiny, *VQGAN, f"shards={run_folder / 'shards'}", f"out={folder}", "trainer.devices=2"]
+    command = [sys.executable, "-m", "clipgen.cli.main", *map(str, words)]
+    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        while not (folder / "vqgan" / "last.ckpt").exists():
+            assert run.poll() is None and time.sleep(0.01) is None
+        os.killpg(run.pid, signal.SIGKILL)
+    assert read_checkpoint(folder / "vqgan" / "last.ckpt", "vqgan")["clipgen"]["batches"] < 8
+    continued = train("killed", 2, *VQGAN)
+    torch.testing.assert_close(continued["state_dict"], whole["state_dict"], rtol=0, atol=0)
+
+
+def test_what_one_rank_refuses_is_one_line_and_ends_all(clipgen_process, one_line, run_folder, tiny, tmp_path):
+    shards = f"shards={run_folder / 'shards'}"
+    outcome = clipgen_process("train", *tiny, "stage=vqgan", shards, f"out={tmp_path}", "trainer.devices=3")
+    assert "tokenizer.train.batch_size=8 cannot be shared by trainer.devices=3" in one_line(outcome)
+
+
+def test_a_sweep_over_several_devices_is_refused(clipgen_process, one_line, run_folder, tiny, tmp_path):
+    words = ["stage=vqgan", f"shards={run_folder / 'shards'}", f"out={tmp_path}", "trainer.devices=2"]
+    outcome = clipgen_process("train", "-m", *tiny, *words, "seed=0,1", folder=tmp_path)
+    assert "trainer.devices=2 in a sweep" in one_line(outcome)
