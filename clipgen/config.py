@@ -71,6 +71,7 @@ class VQGANTraining:
     perturb_neighbours: int = 100
     clip_norm: float = 1.0
     ema: float = 0.0
+    checkpointing: bool = False
     flip: bool = False
 
 
@@ -156,6 +157,7 @@ class Trainer:
     device: str = "auto"
     devices: int = 1
     precision: str = "auto"
+    compile: bool = False  # stage 1's networks
     threads: int | None = None
     num_workers: int = 0
     val_every: int | None = None

@@ -27,7 +27,7 @@ from clipgen.cli.build import (
 )
 from clipgen.cli.imports import read_tokenizer
 from clipgen.cli.latents import check_latents
-from clipgen.cli.machine import pick_device
+from clipgen.cli.machine import check_compiler, pick_device
 from clipgen.cli.perceptual import PERCEPTUAL_FILE_KEYS, needs_clip, perceptual_inputs, perceptual_loss
 from clipgen.cli.record import Record, begin
 from clipgen.cli.say import say
@@ -44,6 +44,7 @@ from clipgen.pipeline import ClipGen
 from clipgen.ranks import from_rank_zero, rank
 from clipgen.tokenizer.adversary import Adversary
 from clipgen.tokenizer.codes import Perturbation
+from clipgen.tokenizer.compiled import compile_in_place
 from clipgen.tokenizer.module import VQGANModule
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.condition import centre
@@ -63,7 +64,10 @@ def clip_in_use(cfg: Config) -> FrozenClip:
 def train_vqgan(cfg: Config, folder: Path) -> Record:
     """Stage 1: image shards → `folder/last.ckpt`."""
     t = cfg.tokenizer
-    training = {key: value for key, value in asdict_of(t.train).items() if key not in PERCEPTUAL_FILE_KEYS}
+    if cfg.trainer.compile:
+        check_compiler(pick_device(cfg.trainer.device))
+    of_no_effect = (*PERCEPTUAL_FILE_KEYS, "checkpointing")  # on what comes out
+    training = {key: value for key, value in asdict_of(t.train).items() if key not in of_no_effect}
     if t.ckpt:
         training["continuous_steps"] = 0  # it has its codebook already
     settings = {"tokenizer": tokenizer_settings(t), "tokenizer.train": training, "seed": cfg.seed}
@@ -87,6 +91,7 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
     vqgan = VQGAN(**settings["tokenizer"])
     if t.ckpt:
         vqgan.load_state_dict(read_tokenizer(t.ckpt, t.ckpt_config)[1])
+    vqgan.checkpoint_blocks(t.train.checkpointing)
     module = VQGANModule(
         vqgan,
         perceptual=perceptual,
@@ -99,6 +104,8 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
         settings=settings,
         **{key: value for key, value in training.items() if key in VQGAN_TRAINING_KEYS},
     )
+    if cfg.trainer.compile:
+        compile_in_place(vqgan, module.adversary)
 
     def drawn_codes() -> dict[str, torch.Tensor]:
         drawn_K = module.vqgan.quantizer.drawn_K

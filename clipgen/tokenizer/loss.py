@@ -6,7 +6,6 @@ B batch, H W pixels
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 Features = Callable[[Tensor], Sequence[Tensor]]  # images (B, 3, H, W) in [-1, 1] → maps (B, C, h, w)
@@ -29,25 +28,53 @@ def perceptual_distance(
     with torch.no_grad():
         wanted = features(other_BCHW)
     got = features(image_BCHW)
-    distance = 0.0
-    for i, (a, b) in enumerate(zip(got, wanted, strict=True)):
-        squares_C = (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().mean((0, 2, 3))
-        distance = distance + (squares_C.sum() / len(got) if weights is None else (squares_C * weights[i]).sum())
-    return distance
+    if weights is None:
+        weights = [torch.full((a.shape[1],), 1 / len(got), device=a.device) for a in got]
+    return sum(_UnitDistance.apply(*of_map) for of_map in zip(got, wanted, weights, strict=True))
+
+
+class _UnitDistance(torch.autograd.Function):
+    """Σ_C w·(â − b̂)², averaged over pixels, with â = a / |a|: in half the time of what autograd makes of it."""
+
+    @staticmethod
+    def forward(ctx, a_BChw: Tensor, b_BChw: Tensor, weight_C: Tensor) -> Tensor:
+        unit_BChw, inverse_B1hw = _unit(a_BChw)
+        difference_BChw = unit_BChw - _unit(b_BChw)[0]
+        ctx.dtype, ctx.pixels = a_BChw.dtype, inverse_B1hw.numel()
+        ctx.save_for_backward(unit_BChw, difference_BChw, inverse_B1hw, weight_C)
+        return (difference_BChw.square().sum((0, 2, 3)) * weight_C).sum() / ctx.pixels
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        unit_BChw, difference_BChw, inverse_B1hw, weight_C = ctx.saved_tensors
+        of_unit_BChw = difference_BChw * (2 / ctx.pixels * grad * weight_C)[:, None, None]
+        along_B1hw = (of_unit_BChw * unit_BChw).sum(1, keepdim=True)  # which the length takes out
+        of_a_BChw = of_unit_BChw.addcmul_(unit_BChw, along_B1hw, value=-1).mul_(inverse_B1hw)
+        return of_a_BChw.to(ctx.dtype), None, None
+
+
+def _unit(x_BChw: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors of length 1 in float32, and what they were multiplied by."""
+    inverse_B1hw = x_BChw.float().square().sum(1, keepdim=True).sqrt_().clamp_(min=1e-12).reciprocal_()
+    return x_BChw * inverse_B1hw, inverse_B1hw
 
 
 def adaptive_weight(
-    reconstruction: Tensor,
-    adversarial: Tensor,
+    made_BCHW: Tensor,
+    image_grad_BCHW: Tensor,
+    adversarial_grad_BCHW: Tensor,
     last_layer: Tensor,
     over_ranks: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> Tensor:
     """‖∇ reconstruction‖ / ‖∇ adversarial‖ at the decoder's last layer, at most 10⁴ (equation 7); no gradient.
 
-    `over_ranks` takes the mean of a gradient over ranks, so that all of them weigh alike.
+    The gradients given are those of the two losses at the picture that was made; its graph is kept. `over_ranks` takes
+    the mean of a gradient over ranks, so that all of them weigh alike.
     """
-    grads = [torch.autograd.grad(loss, last_layer, retain_graph=True)[0] for loss in (reconstruction, adversarial)]
-    of_image, of_adversary = (over_ranks(grad.float()).norm() for grad in grads)
+    of_image, of_adversary = (
+        over_ranks(torch.autograd.grad(made_BCHW, last_layer, grad.to(made_BCHW), retain_graph=True)[0].float()).norm()
+        for grad in (image_grad_BCHW, adversarial_grad_BCHW)
+    )
     return (of_image / (of_adversary + 1e-4)).clamp(max=1e4).detach()
 
 

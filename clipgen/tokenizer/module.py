@@ -129,18 +129,21 @@ class VQGANModule(pl.LightningModule):
     def _generate(self, image_BCHW: Tensor, gan_on: bool) -> tuple[Reconstruction, dict[str, Tensor]]:
         """The gradients of the autoencoder on one part of the batch; what it made, detached, and what to log."""
         made = self.vqgan(image_BCHW, self.quantising, self._perturbation())
-        image_loss, parts = self.image_loss(made.image_BCHW, image_BCHW)
-        loss = image_loss + made.loss
+        # the losses are gone through once, to the picture, and what they say there once through the autoencoder
+        made_BCHW = made.image_BCHW.detach().float().requires_grad_()
+        image_loss, parts = self.image_loss(made_BCHW, image_BCHW)
+        (pull_BCHW,) = torch.autograd.grad(image_loss, made_BCHW)
         if gan_on:
             self.adversary.requires_grad_(False)
-            adversarial = self.adversary.generator_loss(made.image_BCHW)
-            weight = adaptive_weight(image_loss, adversarial, self.vqgan.last_layer, mean_over_ranks)
-            rise = min(1.0, (self.batches - self.gan_start + 1) / max(1, self.gan_warmup))
-            loss = loss + rise * self.gan_weight * weight * adversarial
+            (push_BCHW,) = torch.autograd.grad(self.adversary.generator_loss(made_BCHW), made_BCHW)
             self.adversary.requires_grad_(True)
+            weight = adaptive_weight(made.image_BCHW, pull_BCHW, push_BCHW, self.vqgan.last_layer, mean_over_ranks)
+            rise = min(1.0, (self.batches - self.gan_start + 1) / max(1, self.gan_warmup))
+            pull_BCHW = pull_BCHW + rise * self.gan_weight * weight * push_BCHW
             parts["gan_weight"] = weight
+        loss = (made.image_BCHW * pull_BCHW).sum() + made.loss  # of which the gradient at the picture is what pulls
         self.manual_backward(loss / self.accumulate)
-        return made._replace(image_BCHW=made.image_BCHW.detach(), loss=made.loss.detach()), parts
+        return made._replace(image_BCHW=made_BCHW.detach(), loss=made.loss.detach()), parts
 
     def image_loss(self, made_BCHW: Tensor, image_BCHW: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         pixels = loss = pixel_distance(made_BCHW, image_BCHW, self.pixel_loss)

@@ -6,6 +6,8 @@ torch 2.15 takes 3.8 ms forward + backward for a (64, 64, 16, 16) tensor in 8 gr
 B batch, P pixels (h·w), C channels, G groups, N values in a group (P·C/G)
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,7 +37,7 @@ class _ChannelsLast(torch.autograd.Function):
     def forward(ctx, x_BChw, weight_C, bias_C, groups, eps):
         x_BPC = _pixels_first(x_BChw)
         P = x_BPC.shape[1]
-        mean_BC = _per_group(x_BPC.sum(1, dtype=torch.float32), groups, P)
+        mean_BC = _per_group(_sum_pixels(x_BPC), groups, P)
         # centred before it is squared: beside a large mean bf16 would round the difference away
         centred_BPC = x_BPC - _row(mean_BC, x_BPC)
         variance_BC = _per_group(_sum_pixels(centred_BPC * centred_BPC), groups, P)
@@ -72,9 +74,14 @@ def _channels_first(x_BPC: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _sum_pixels(x_BPC: Tensor) -> Tensor:
-    """(B, C), as a matrix product: accumulated in float32, rounded to the input's type."""
-    ones_B1P = torch.ones(x_BPC.shape[0], 1, x_BPC.shape[1], dtype=x_BPC.dtype)
-    return torch.bmm(ones_B1P, x_BPC)[:, 0].float()
+    """(B, C), as matrix products, which accumulate in float32, of parts of 256 pixels or more; rounded once a part.
+
+    `x_BPC.sum(1, dtype=torch.float32)` takes longer, for 128² pixels several times as long.
+    """
+    B, P, C = x_BPC.shape
+    parts = math.gcd(P, max(1, P // 256))
+    ones = torch.ones(B * parts, 1, P // parts, dtype=x_BPC.dtype)
+    return torch.bmm(ones, x_BPC.reshape(B * parts, P // parts, C)).view(B, parts, C).sum(1, dtype=torch.float32)
 
 
 def _per_group(sums_BC: Tensor, groups: int, pixels: int) -> Tensor:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from taming.modules.diffusionmodules.model import Decoder, Encoder
 from torch import Tensor, nn
 
+from clipgen.tokenizer.blocks import Checkpointed, replace_blocks
 from clipgen.tokenizer.codes import Perturbation
 from clipgen.tokenizer.norm import replace_group_norms
 from clipgen.tokenizer.plain import PlainDecoder, PlainEncoder
@@ -78,6 +79,7 @@ class VQGAN(nn.Module):
                 attn_resolutions=tuple(attention_resolutions), resolution=max(height, width) // patch,
                 z_channels=z_channels, in_channels=3 * patch**2, out_ch=3 * patch**2, dropout=dropout,
             )  # fmt: skip
+            replace_blocks(self)
             replace_group_norms(self, norm_groups, norm_eps)
         self.quantizer = make_quantizer(
             quantizer, z_channels, codebook_size, code_dim, commitment, unit_codes, legacy, decay, kl_weight, levels
@@ -100,6 +102,12 @@ class VQGAN(nn.Module):
 
     def patches(self, image_BCHW: Tensor) -> Tensor:
         return F.pixel_unshuffle(image_BCHW, self.patch)
+
+    def checkpoint_blocks(self, on: bool = True) -> None:
+        """Hold only the input of each block between forward and backward pass, which runs it again."""
+        for block in self.modules():
+            if isinstance(block, Checkpointed):
+                block.checkpointing = on
 
     @property
     def last_layer(self) -> Tensor:

@@ -190,6 +190,13 @@ def test_captions_are_needed_to_train_a_clip(clipgen, one_line, run_folder, tmp_
     assert "clip.architecture is empty" in line
 
 
+def test_compiling_without_a_compiler(clipgen, one_line, tiny, run_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    words = [f"out={tmp_path / 'out'}", f"shards={run_folder / 'shards'}", "trainer.compile=true"]
+    line = one_line(clipgen("train", "stage=vqgan", *tiny, *words))
+    assert "trainer.compile=true: there is no C++ compiler no-such-compiler here; install g++" in line
+
+
 # Where the work is done
 
 

@@ -56,8 +56,13 @@ def check_latents_of(latents: Path, shards: Path, theirs) -> None:
     assert tokens.keys() == images.keys() and len(tokens) == 60
     for key, image in list(images.items())[:10]:
         pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(image)))).permute(2, 0, 1)[None]
-        wanted = theirs.tokens(pixels / 127.5 - 1)
-        assert np.array_equal(np.load(io.BytesIO(tokens[key]))[0], wanted[0].numpy())
+        found_hw = torch.from_numpy(np.load(io.BytesIO(tokens[key]))[0].astype(np.int64))
+        differs_hw = found_hw != theirs.tokens(pixels / 127.5 - 1)[0]
+        assert differs_hw.float().mean() < 0.05
+        z_hwD = theirs.quant_conv(theirs.encoder(pixels / 127.5 - 1))[0].permute(1, 2, 0)
+        distances_hwK = torch.cdist(z_hwD, theirs.quantize.embedding.weight)
+        chosen_hw = distances_hwK.gather(-1, found_hw[..., None])[..., 0]
+        torch.testing.assert_close(chosen_hw, distances_hwK.amin(-1), rtol=1e-4, atol=1e-5)  # a tie may fall either way
 
 
 def test_run_takes_a_published_tokenizer_as_it_is(imported_run, theirs):

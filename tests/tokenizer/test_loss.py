@@ -15,24 +15,28 @@ def test_pixel_distances():
     assert pixel_distance(image, other, "l2") == 2.0
 
 
-def layer_losses(scale: float = 1.0):
+def decoded():
+    """A picture that a last layer made of (1, 2, 2)."""
     last_layer = torch.tensor([1.0, 2.0, -1.0], requires_grad=True)
-    pull = torch.tensor([1.0, 2.0, 2.0])
-    return last_layer.square().sum(), scale * (last_layer * pull).sum(), last_layer
+    return last_layer * torch.tensor([1.0, 2.0, 2.0]), last_layer
 
 
-def test_the_adaptive_weight_is_the_ratio_of_gradient_norms():
-    reconstruction, adversarial, last_layer = layer_losses()
-    weight = adaptive_weight(reconstruction, adversarial, last_layer)
-    assert weight.item() == pytest.approx((2 * 6**0.5) / 3, rel=1e-4)  # ‖2·(1, 2, -1)‖ / ‖(1, 2, 2)‖
+def test_the_adaptive_weight_is_the_ratio_of_gradient_norms_at_the_last_layer():
+    made, last_layer = decoded()
+    pull, push = torch.tensor([2.0, 2.0, -1.0]), torch.tensor([4.0, 1.0, 1.0])
+    weight = adaptive_weight(made, pull, push, last_layer)
+    assert weight.item() == pytest.approx(24**0.5 / 24**0.5, rel=1e-4)  # ‖(2, 4, -2)‖ / ‖(4, 2, 2)‖
+    assert adaptive_weight(made, 3 * pull, push, last_layer).item() == pytest.approx(3, rel=1e-4)
+    weak = torch.tensor([0.0, 0.0, 1.0])
+    assert adaptive_weight(made, pull, weak, last_layer).item() == pytest.approx(6**0.5, rel=1e-3)
     assert not weight.requires_grad
-    (reconstruction + weight * adversarial).backward()  # both graphs are still there
-    expected = 2 * last_layer.detach() + weight * torch.tensor([1.0, 2.0, 2.0])
-    torch.testing.assert_close(last_layer.grad, expected)
+    made.backward(pull)  # the graph is still there
+    torch.testing.assert_close(last_layer.grad, torch.tensor([2.0, 4.0, -2.0]))
 
 
 def test_the_adaptive_weight_is_bounded():
-    assert adaptive_weight(*layer_losses(scale=0.0)) == 1e4
+    made, last_layer = decoded()
+    assert adaptive_weight(made, torch.ones(3), torch.zeros(3), last_layer) == 1e4
 
 
 def test_the_adaptive_weight_is_tamings():
@@ -47,7 +51,8 @@ def test_the_adaptive_weight_is_tamings():
     theirs = Taming.calculate_adaptive_weight(
         SimpleNamespace(discriminator_weight=1.0), reconstruction, adversarial, last_layer.weight
     )
-    ours = adaptive_weight(reconstruction, adversarial, last_layer.weight)
+    grads = [torch.autograd.grad(loss, made, retain_graph=True)[0] for loss in (reconstruction, adversarial)]
+    ours = adaptive_weight(made, *grads, last_layer.weight)
     assert 0.01 < theirs < 1e3
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
 
@@ -93,3 +98,19 @@ def test_perceptual_gradients_flow_into_the_first_image_only():
     perceptual_distance(two_maps, image, other).backward()
     assert image.grad.norm() > 0
     assert other.grad is None
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_perceptual_gradients_are_those_of_the_formula(weighted):
+    image = torch.rand(2, 3, 8, 8, dtype=torch.float32, requires_grad=True)
+    other = torch.rand(2, 3, 8, 8)
+    weights = [torch.rand(3), torch.rand(3)] if weighted else None
+
+    def formula(image, other):
+        pairs = zip(two_maps(image), two_maps(other), weights or [torch.full((3,), 1 / 2)] * 2, strict=True)
+        squares = [(F.normalize(a) - F.normalize(b)).square() * w[:, None, None] for a, b, w in pairs]
+        return sum(square.sum(1).mean() for square in squares)
+
+    made, wanted = perceptual_distance(two_maps, image, other, weights), formula(image, other)
+    torch.testing.assert_close(made, wanted)
+    torch.testing.assert_close(torch.autograd.grad(3 * made, image), torch.autograd.grad(3 * wanted, image))
