@@ -4,7 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from clipgen.config import Config, check, complete
+from clipgen.check import check
+from clipgen.config import Config, complete
 from clipgen.errors import UserError
 
 

@@ -5,7 +5,8 @@ import itertools
 import pytest
 from omegaconf import OmegaConf
 
-from clipgen.config import Config, check
+from clipgen.check import check
+from clipgen.config import Config
 from clipgen.defaults import Facts, choose, choose_image_size
 from clipgen.errors import UserError
 

@@ -98,7 +98,10 @@ def test_the_imports_were_found():
         (("ray",), ("data_prep/on_ray.py",)),
         (("submitit",), ("data_prep/on_slurm.py",)),
         (("clipgen.cli",), ("clipgen/cli/*",)),
-        (("clipgen.config", "clipgen.defaults"), ("clipgen/cli/*", "clipgen/defaults.py")),
+        (
+            ("clipgen.config", "clipgen.defaults", "clipgen.check"),
+            ("clipgen/cli/*", "clipgen/defaults.py", "clipgen/check.py"),
+        ),
         (("data_prep",), ("data_prep/*", "clipgen/cli/*", "clipgen/config.py")),
         (("torchvision", "lightning_fabric", "pickle5", "dill", "cloudpickle"), ()),
     ],

@@ -1,6 +1,7 @@
 """`clipgen encode`: image shards → latent shards."""
 
-from clipgen.config import Config, check
+from clipgen.check import check
+from clipgen.config import Config
 
 
 def main(cfg: Config) -> None:

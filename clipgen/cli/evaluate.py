@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from clipgen.check import PERCEPTUAL_FILES
 from clipgen.config import GENERATION, EvaluateConfig
 from clipgen.errors import UserError
 
@@ -10,6 +11,8 @@ def main(cfg: EvaluateConfig) -> float | None:
     if cfg.stage not in (None, "vqgan"):
         raise UserError(f"stage={cfg.stage} cannot be evaluated alone; take stage=vqgan, or model=FOLDER for all of it")
     if cfg.stage:
+        if cfg.perceptual not in PERCEPTUAL_FILES:
+            raise UserError(f"perceptual={cfg.perceptual} is unknown; take {' or '.join(PERCEPTUAL_FILES)}")
         from clipgen.cli.evaluate_tokenizer import evaluate_tokenizer
 
         return evaluate_tokenizer(cfg)

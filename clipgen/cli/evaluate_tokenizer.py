@@ -8,15 +8,16 @@ from torch import Tensor, nn
 
 from clipgen.checkpoint import UNREADABLE
 from clipgen.cli.build import load_clip_once, load_tokenizer
-from clipgen.cli.latents import say
 from clipgen.cli.machine import pick_device
+from clipgen.cli.perceptual import described, perceptual_network
+from clipgen.cli.say import say
 from clipgen.clip.frozen import FrozenClip
 from clipgen.config import EvaluateConfig
 from clipgen.data.atomic import replacing, write_json
 from clipgen.data.module import ImageData
 from clipgen.data.transforms import to_model_range
 from clipgen.errors import UserError
-from clipgen.evaluation.fidelity import Features, measure, triplets, usage_chart
+from clipgen.evaluation.fidelity import Distance, Features, measure, triplets, usage_chart
 from clipgen.tokenizer.codes import Perturbation
 
 SHOWN = 12  # pictures
@@ -31,7 +32,7 @@ def evaluate_tokenizer(cfg: EvaluateConfig) -> float:
         )
     path = Path(cfg.tokenizer.ckpt or Path(cfg.run) / "vqgan" / "last.ckpt")
     device = pick_device(cfg.device)
-    vqgan, _, sha256 = load_tokenizer(path)
+    vqgan, _, sha256 = load_tokenizer(path, cfg.tokenizer.ckpt_config)
     shards = Path(cfg.shards or Path(cfg.run) / "shards")
     data = ImageData(shards, vqgan.image_size, cfg.batch_size or 50, 1, val_samples=cfg.val_samples)
     if not data.n_val:
@@ -39,7 +40,12 @@ def evaluate_tokenizer(cfg: EvaluateConfig) -> float:
             f"{shards} has no validation pictures to evaluate on; make shards with prep.val_fraction above 0, "
             "or give others with shards=FOLDER"
         )
-    features, left_out = {}, {}
+    features, distances, left_out = {}, {}, {}
+    if cfg.perceptual_weights:
+        network = perceptual_network(cfg.perceptual, cfg.perceptual_weights, "perceptual").to(device)
+        distances[cfg.perceptual] = Distance(network.distance, described(network, cfg.perceptual_weights))
+    else:
+        left_out["lpips"] = "needs perceptual_weights=FILE, VGG16's (or perceptual=squeezenet and SqueezeNet's)"
     if cfg.fid_weights:
         features["rfid"] = inception(Path(cfg.fid_weights))
     else:
@@ -51,7 +57,7 @@ def evaluate_tokenizer(cfg: EvaluateConfig) -> float:
     data.setup("validate")
     vqgan.to(device)
     perturbation = Perturbation(1.0, cfg.perturb_prob, cfg.perturb_neighbours)
-    found = measure(vqgan, data.val_dataloader(), perturbation, cfg.seed, features=features)
+    found = measure(vqgan, data.val_dataloader(), perturbation, cfg.seed, distances, features)
     left_out |= found.left_out
     for name, (value, how) in found.figures.items():
         say(f"{name:<28}{value:<12.4f}{how}")

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import torch
 
+from clipgen.check import PERCEPTUAL_FILES
 from clipgen.checkpoint import read_weights
-from clipgen.cli.latents import say
+from clipgen.cli.say import say
 from clipgen.clip.frozen import FrozenClip
-from clipgen.config import PERCEPTUAL_FILES, Tokenizer, VQGANTraining
+from clipgen.config import Tokenizer, VQGANTraining
 from clipgen.data.atomic import sha256_file
+from clipgen.data.transforms import sides
 from clipgen.errors import UserError
 from clipgen.tokenizer.loss import perceptual_distance
 from clipgen.tokenizer.module import Perceptual
@@ -32,7 +34,7 @@ def perceptual_inputs(cfg: VQGANTraining) -> list[str] | None:
         raise UserError(
             f"{key}_weights={path} does not exist; give {PERCEPTUAL_FILES[cfg.perceptual]}, or take {key}=clip"
         )
-    found = [sha256_file(file) for file in (path, _lins(cfg)) if file]
+    found = [sha256_file(file) for file in (path, _lins(cfg.perceptual, cfg.perceptual_weights)) if file]
     if cfg.perceptual_sha256 and found[0] != cfg.perceptual_sha256.lower():
         raise UserError(f"{key}_weights={path} has sha256 {found[0]}, but {key}_sha256={cfg.perceptual_sha256}")
     return found
@@ -45,27 +47,39 @@ def perceptual_loss(cfg: Tokenizer, device: torch.device, clip: FrozenClip | Non
         return None
     if t.perceptual == "clip":
         return partial(perceptual_distance, clip.features)
-    network = {"lpips": LPIPS, "squeezenet": SqueezeNet}[t.perceptual]
     key = "tokenizer.train.perceptual"
-    if cfg.image_size < network.least_size:
+    network = perceptual_network(t.perceptual, t.perceptual_weights, key)
+    if min(sides(cfg.image_size)) < network.least_size:
         raise UserError(
             f"tokenizer.image_size={cfg.image_size} is too small for {key}={t.perceptual}; take at least "
             f"{network.least_size}, or {key}=clip"
         )
-    tensors, lins = read_weights(t.perceptual_weights), _lins(t)
+    say(f"perceptual loss: {described(network, t.perceptual_weights)}")
+    return network.to(device).distance
+
+
+def perceptual_network(kind: str, weights: str, key: str) -> LPIPS | SqueezeNet:
+    """The network of that kind with the weights of a file; `key` is the setting that a UserError names."""
+    if not Path(weights).is_file():
+        raise UserError(f"{key}_weights={weights} does not exist; give {PERCEPTUAL_FILES[kind]}")
+    tensors, lins = read_weights(weights), _lins(kind, weights)
     try:
-        net = LPIPS.of(tensors, read_weights(lins) if lins else None) if network is LPIPS else SqueezeNet.of(tensors)
+        if kind == "lpips":
+            return LPIPS.of(tensors, read_weights(lins) if lins else None)
+        return SqueezeNet.of(tensors)
     except ValueError as problem:
-        raise UserError(
-            f"{key}_weights={t.perceptual_weights}: {problem}; give {PERCEPTUAL_FILES[t.perceptual]}"
-        ) from problem
-    if network is LPIPS:
-        channels = "weighted" if net.weighted else f"all channels alike, as there is no {LINS} beside it"
-        say(f"perceptual loss: LPIPS of {t.perceptual_weights}, {channels}")
-    return net.to(device).distance
+        raise UserError(f"{key}_weights={weights}: {problem}; give {PERCEPTUAL_FILES[kind]}") from problem
 
 
-def _lins(cfg: VQGANTraining) -> Path | None:
+def described(network: LPIPS | SqueezeNet, weights: str) -> str:
+    """Which distance it is, in a few words."""
+    if isinstance(network, SqueezeNet):
+        return f"features of SqueezeNet 1.1 ({Path(weights).name}), all channels alike"
+    channels = "weighted" if network.weighted else f"all channels alike, as there is no {LINS} beside it"
+    return f"LPIPS of {Path(weights).name}, {channels}"
+
+
+def _lins(kind: str, weights: str) -> Path | None:
     """LPIPS's own weights of the channels, beside the file of a VGG16."""
-    path = Path(cfg.perceptual_weights).with_name(LINS)
-    return path if cfg.perceptual == "lpips" and path.is_file() and path != Path(cfg.perceptual_weights) else None
+    path = Path(weights).with_name(LINS)
+    return path if kind == "lpips" and path.is_file() and path != Path(weights) else None

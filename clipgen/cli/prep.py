@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 
+from clipgen.check import check
 from clipgen.cli.say import say
-from clipgen.config import Config, asdict_of, check
+from clipgen.config import Config, asdict_of
 from clipgen.errors import UserError
 
 

@@ -4,8 +4,9 @@ import sys
 import time
 from pathlib import Path
 
+from clipgen.check import check
 from clipgen.cli.launch import launch
-from clipgen.config import Config, check
+from clipgen.config import Config
 from clipgen.errors import UserError
 
 

@@ -3,8 +3,9 @@
 import sys
 from pathlib import Path
 
+from clipgen.check import check
 from clipgen.cli.launch import join, launch, launched
-from clipgen.config import STAGES, Config, check
+from clipgen.config import STAGES, Config
 from clipgen.errors import UserError
 
 

@@ -30,7 +30,7 @@ def test_a_tokenizer_on_the_pictures_of_its_run(clipgen, averaged, run_folder, t
     found = json.loads((averaged / "evaluation" / "vqgan.json").read_text())
     figures = found["figures"]
     assert set(figures) == {"psnr", "psnr_perturbed_p0.1_k100", "ssim", "usage", "perplexity", "fd_clip"}
-    assert set(found["left_out"]) == {"rfid"}
+    assert set(found["left_out"]) == {"rfid", "lpips"}
     assert all("N=" in each["how"] and isinstance(each["value"], float) for each in figures.values())
     assert "32" in figures["fd_clip"]["how"] and "torchmetrics" in figures["ssim"]["how"]
     for name in [*figures, "left out", "rfid"]:
@@ -95,6 +95,8 @@ def bad(run_folder, make_images, tmp_path_factory):
         "small pictures": ([f"shards={folder / 'small'}"], "16×16 pixels, smaller than image_size 32"),
         "no weights": (["fid_weights=nowhere.pth"], "fid_weights=nowhere.pth does not exist"),
         "other weights": ([f"fid_weights={folder / 'other.pth'}"], "is not torch-fidelity's InceptionV3"),
+        "no network": (["perceptual_weights=nowhere.pth"], "perceptual_weights=nowhere.pth does not exist"),
+        "another network": (["perceptual=resnet", "perceptual_weights=x"], "perceptual=resnet is unknown"),
         "another stage": (["stage=transformer"], "stage=transformer cannot be evaluated alone"),
         "no probability": (["perturb_prob=2"], "perturb_prob=2"),
     }
@@ -104,7 +106,7 @@ def bad(run_folder, make_images, tmp_path_factory):
     "what",
     [
         "no checkpoint", "no run", "no pictures", "small pictures", "no weights", "other weights", "another stage",
-        "no probability",
+        "no network", "another network", "no probability",
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line(clipgen, one_line, bad, run_folder, tmp_path, what):
@@ -114,6 +116,15 @@ def test_what_is_wrong_is_one_line(clipgen, one_line, bad, run_folder, tmp_path,
     usual = [f"{key}={value}" for key, value in usual.items() if key not in given]
     assert wanted in one_line(clipgen("evaluate", *usual, *words))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_distance_of_a_network_by_its_file(clipgen, run_folder, shared_data, tmp_path):
+    weights = shared_data / "weights" / "squeezenet1_1_features_torch.npz"
+    words = [f"run={run_folder}", "perceptual=squeezenet", f"perceptual_weights={weights}", f"out={tmp_path}"]
+    outcome = clipgen("evaluate", "stage=vqgan", *words)
+    assert outcome.status == 0, outcome.error
+    figure = json.loads((tmp_path / "vqgan.json").read_text())["figures"]["squeezenet"]
+    assert 0.01 < figure["value"] < 10 and "SqueezeNet 1.1" in figure["how"]
 
 
 @pytest.mark.slow

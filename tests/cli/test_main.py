@@ -11,8 +11,9 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.errors import ConfigCompositionException
 
+from clipgen.check import PERCEPTUAL_FILES, check
 from clipgen.cli.main import TOOLS, VERBS, reported
-from clipgen.config import SCHEMAS, Config, check, complete, register
+from clipgen.config import SCHEMAS, Config, complete, register
 from clipgen.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -24,7 +25,8 @@ KEYS = {
     "tokenizer transformer encode executor sampling trainer",
     "sample": "model prompts image out n seed guidance_scale temperature top_k top_p fidelity batch_size device",
     "evaluate": "model shards world split n seed guidance_scale temperature top_k top_p fidelity batch_size out device "
-    "stage name run tokenizer val_samples perturb_prob perturb_neighbours fid_weights clip",
+    "stage name run tokenizer val_samples perturb_prob perturb_neighbours perceptual perceptual_weights fid_weights "
+    "clip",
     "draw": "out n seed image_size captions",
     "export": "name run out clip sampling tokenizer",
     "verify": "shards latents repair images captions tokenizer device",
@@ -209,11 +211,17 @@ def test_every_schema_has_a_command():
     assert {f"{verb}_schema" for verb in KEYS} == SCHEMAS.keys()
 
 
+def typed(path: Path) -> list[str]:
+    """What a preset leaves to its user: the file of a perceptual network."""
+    asks = any(f"perceptual: {kind}" in path.read_text(encoding="utf-8") for kind in PERCEPTUAL_FILES)
+    return ["tokenizer.train.perceptual_weights=weights.pth"] if asks else []
+
+
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_composes(path):
-    cfg = complete(composed("run", f"experiment={path.stem}"))
+    cfg = complete(composed("run", f"experiment={path.stem}", *typed(path)))
     check(cfg)
-    assert cfg.name == path.stem and cfg.images
+    assert cfg.name == path.stem
     opening = path.read_text(encoding="utf-8").partition("defaults:")[0]
     assert "clipgen " in opening, "it opens with the command that runs it"
 
@@ -222,12 +230,12 @@ def test_every_experiment_composes(path):
     "choice",
     [
         f"{folder.name}={path.stem}"
-        for folder in (CONF / "tokenizer", CONF / "model", CONF / "clip")
+        for folder in (CONF / "tokenizer", CONF / "recipe", CONF / "model", CONF / "clip")
         for path in sorted(folder.glob("*.yaml"))
     ],
 )
 def test_every_group_file_composes(choice):
-    cfg = complete(composed("run", choice))
+    cfg = complete(composed("run", choice, *typed(CONF / f"{choice.replace('=', '/')}.yaml")))
     check(cfg)
     assert isinstance(cfg.clip.model, str)
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from clipgen.check import check
 from clipgen.cli.build import tokenizer_settings
-from clipgen.config import Config, check
+from clipgen.config import Config
 from clipgen.tokenizer.vqgan import VQGAN
 
 FOLDER = Path(__file__).resolve().parents[2] / "conf" / "tokenizer"
@@ -16,6 +17,8 @@ PRESETS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "au
 
 def config(name: str) -> Config:
     own = OmegaConf.create({"tokenizer": OmegaConf.load(FOLDER / f"{name}.yaml")})
+    if OmegaConf.select(own, "tokenizer.train.perceptual") == "lpips":  # whose weights everyone has elsewhere
+        own.tokenizer.train.perceptual_weights = "vgg16.pth"
     return OmegaConf.merge(OmegaConf.structured(Config), own)
 
 

@@ -1,0 +1,155 @@
+"""Invariants of a config that no type can hold; a UserError names the keys and the mend."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from clipgen.config import Config, Tokenizer, VQGANTraining
+from clipgen.errors import UserError
+
+LEAST = {
+    "prep.size": 1, "prep.workers": 1,
+    "tokenizer.downsample": 1, "tokenizer.codebook_size": 2,
+    "tokenizer.code_dim": 1, "tokenizer.channels": 32, "tokenizer.res_blocks": 1, "tokenizer.z_channels": 1,
+    "tokenizer.norm_groups": 1, "tokenizer.patch": 1,
+    "tokenizer.train.steps": 1, "tokenizer.train.batch_size": 1, "tokenizer.train.usage_window": 1,
+    "tokenizer.train.accumulate": 1, "tokenizer.train.gan_start": 0, "tokenizer.train.perturb_neighbours": 1,
+
+    "transformer.width": 1, "transformer.depth": 1, "transformer.heads": 1, "transformer.n_prefix": 1,
+    "transformer.train.steps": 1, "transformer.train.batch_size": 1, "clip.train.steps": 1, "clip.train.batch_size": 1,
+    "encode.batch_size": 1, "encode.workers": 1, "sampling.batch_size": 1, "trainer.val_every": 1,
+    "trainer.grid_every": 1, "trainer.val_samples": 0, "trainer.num_workers": 0, "trainer.devices": 1,
+    "executor.tasks": 1, "executor.cpus": 1, "executor.gpus": 0, "executor.minutes": 1,
+}  # fmt: skip
+FRACTIONS = (
+    "tokenizer.dropout", "tokenizer.decay", "tokenizer.train.lr_final", "tokenizer.train.perturb_share",
+    "tokenizer.train.perturb_prob", "tokenizer.train.ema",
+    "transformer.dropout", "transformer.cond_drop_prob",
+    "transformer.train.min_level", "transformer.train.label_smoothing", "sampling.fidelity", "sampling.top_p",
+)  # fmt: skip
+CHOICES = {
+    "encode.crops": (1, 2, 10), "encode.precision": ("auto", "fp32", "bf16"),
+    "tokenizer.network": ("resnet", "plain"),
+    "tokenizer.quantizer": ("nearest", "moving_average", "simvq", "gumbel", "fsq"),
+    "tokenizer.train.pixel_loss": ("l1", "l2"), "tokenizer.train.gan_norm": ("group", "batch"),
+    "tokenizer.train.perceptual": ("clip", "lpips", "squeezenet", "none"),
+}  # fmt: skip
+
+
+PERCEPTUAL_FILES = {
+    "lpips": "torchvision's vgg16 (.pth), a taming checkpoint that has LPIPS in it, or LPIPS's own weights",
+    "squeezenet": "the features.* of SqueezeNet 1.1 for Caffe's input (.npz, .pth or .safetensors)",
+}
+
+
+def _value(cfg: Any, key: str) -> Any:
+    for name in key.split("."):
+        cfg = getattr(cfg, name)
+    return cfg
+
+
+def check(cfg: Config) -> None:
+    """Invariants across groups that no type can hold; a UserError names the keys and the mend."""
+    for key, least in LEAST.items():
+        if (value := _value(cfg, key)) is not None and value < least:
+            raise UserError(f"{key}={value}; take at least {least}")
+    for key in FRACTIONS:
+        if (value := _value(cfg, key)) is not None and not 0.0 <= value <= 1.0:
+            raise UserError(f"{key}={value} is out of range; take a value from 0 to 1")
+    for key, choices in CHOICES.items():
+        if (value := _value(cfg, key)) not in choices:
+            raise UserError(f"{key}={value} is unknown; take {', '.join(map(str, choices[:-1]))} or {choices[-1]}")
+    t, m = cfg.tokenizer, cfg.transformer
+    _check_image_size(t)
+    patch = t.patch or 1
+    if t.downsample and t.downsample % patch:
+        raise UserError(f"tokenizer.patch={patch} does not divide tokenizer.downsample={t.downsample}; take 1 or 2")
+    made = patch * 2 ** (len(t.channel_multipliers) - 1) if t.channel_multipliers else t.downsample
+    if t.downsample and made != t.downsample:
+        raise UserError(
+            f"tokenizer.channel_multipliers={list(t.channel_multipliers)} with tokenizer.patch={patch} downsample by "
+            f"{made}, but tokenizer.downsample={t.downsample}; give "
+            f"{(t.downsample // patch).bit_length()} multipliers for {t.downsample}"
+        )
+    if t.codebook_size and t.codebook_size > 65_536:
+        raise UserError(f"tokenizer.codebook_size={t.codebook_size}; tokens are stored as uint16, take 2 to 65536")
+    if t.channels and t.channels % 32:
+        raise UserError(f"tokenizer.channels={t.channels}; taming's blocks are made for multiples of 32")
+    if t.channels and t.norm_groups and t.channels % t.norm_groups:
+        raise UserError(
+            f"tokenizer.norm_groups={t.norm_groups} does not divide tokenizer.channels={t.channels}; take 4, 8 or 32"
+        )
+    _check_quantizer(t)
+    _check_batch(t.train, cfg.trainer.devices)
+    _check_perceptual(t.train)
+    if m.width and m.heads and (m.width % m.heads or (m.width // m.heads) % 4):
+        raise UserError(
+            f"transformer.width={m.width} over transformer.heads={m.heads} gives no head size that is a multiple of 4; "
+            f"take heads={max(1, m.width // 64)}"
+        )
+
+
+def _check_image_size(t: Tokenizer) -> None:
+    if t.image_size is None:
+        return
+    square = isinstance(t.image_size, int)
+    size = [t.image_size] if square else t.image_size
+    if not (square or (isinstance(size, Sequence) and len(size) == 2)) or not all(
+        isinstance(side, int) and side >= 8 for side in size
+    ):
+        raise UserError(f"tokenizer.image_size={t.image_size}; take a number of pixels from 8 on, or [height,width]")
+    if t.downsample and any(side % t.downsample for side in size):
+        near = [side // t.downsample * t.downsample or t.downsample for side in size]
+        raise UserError(
+            f"tokenizer.image_size={t.image_size} is not divisible by tokenizer.downsample={t.downsample}; "
+            f"take {near[0] if square else near}"
+        )
+
+
+def _check_quantizer(t: Tokenizer) -> None:
+    if t.quantizer == "fsq":
+        codes = math.prod(t.levels)
+        if not t.levels or min(t.levels) < 3:
+            raise UserError(f"tokenizer.levels={list(t.levels)}; fsq takes 3 or more levels a dimension, as [8,5,5,5]")
+        if t.codebook_size not in (None, codes):
+            raise UserError(
+                f"tokenizer.levels={list(t.levels)} are {codes} codes, but tokenizer.codebook_size={t.codebook_size}; "
+                f"take codebook_size={codes}"
+            )
+    if t.train.perturb_share and t.quantizer in ("gumbel", "fsq"):
+        raise UserError(
+            f"tokenizer.train.perturb_share={t.train.perturb_share} needs codes that have neighbours, which "
+            f"tokenizer.quantizer={t.quantizer} has not; take perturb_share=0, or quantizer=nearest"
+        )
+
+
+def _check_batch(train: VQGANTraining, devices: int) -> None:
+    if train.batch_size is None:
+        return
+    if train.batch_size % (devices * train.accumulate):
+        raise UserError(
+            f"tokenizer.train.batch_size={train.batch_size} cannot be shared by trainer.devices={devices} in "
+            f"tokenizer.train.accumulate={train.accumulate} parts; take a multiple of {devices * train.accumulate}"
+        )
+    if train.gan_norm == "batch" and train.gan_weight > 0 and train.batch_size == devices * train.accumulate:
+        raise UserError(
+            "tokenizer.train.gan_norm=batch with one picture at a time has nothing to normalise over; take gan_norm="
+            "group, or a larger tokenizer.train.batch_size"
+        )
+
+
+def _check_perceptual(cfg: VQGANTraining) -> None:
+    key, sha256 = "tokenizer.train.perceptual", cfg.perceptual_sha256
+    if cfg.perceptual in PERCEPTUAL_FILES and not cfg.perceptual_weights:
+        raise UserError(
+            f"{key}={cfg.perceptual} needs {key}_weights=FILE: {PERCEPTUAL_FILES[cfg.perceptual]}; nothing is "
+            f"downloaded, and {key}=clip needs no file"
+        )
+    for name in ("weights", "sha256"):
+        if cfg.perceptual not in PERCEPTUAL_FILES and (value := getattr(cfg, f"perceptual_{name}")):
+            raise UserError(
+                f"{key}_{name}={value} is for {key}=lpips or squeezenet, but {key}={cfg.perceptual}; leave out one"
+            )
+    if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise UserError(f"{key}_sha256={sha256} is none; give the 64 hex digits that `sha256sum FILE` prints")
