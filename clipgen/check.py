@@ -9,7 +9,7 @@ from clipgen.config import Config, Tokenizer, VQGANTraining
 from clipgen.errors import UserError
 
 LEAST = {
-    "prep.size": 1, "prep.workers": 1,
+    "prep.workers": 1,
     "tokenizer.downsample": 1, "tokenizer.codebook_size": 2,
     "tokenizer.code_dim": 1, "tokenizer.channels": 32, "tokenizer.res_blocks": 1, "tokenizer.z_channels": 1,
     "tokenizer.norm_groups": 1, "tokenizer.patch": 1,
@@ -61,6 +61,8 @@ def check(cfg: Config) -> None:
         if (value := _value(cfg, key)) not in choices:
             raise UserError(f"{key}={value} is unknown; take {', '.join(map(str, choices[:-1]))} or {choices[-1]}")
     t, m = cfg.tokenizer, cfg.transformer
+    _check_size("prep.size", cfg.prep.size, 1)
+    _check_size("tokenizer.image_size", t.image_size, 8)
     _check_image_size(t)
     patch = t.patch or 1
     if t.downsample and t.downsample % patch:
@@ -90,15 +92,15 @@ def check(cfg: Config) -> None:
         )
 
 
+def _check_size(key: str, size: Any, least: int) -> None:
+    pair = isinstance(size, Sequence) and not isinstance(size, str) and len(size) == 2
+    if size is not None and not all(isinstance(side, int) and side >= least for side in (size if pair else [size])):
+        raise UserError(f"{key}={size}; take a number of pixels, at least {least}, or [height,width]")
+
+
 def _check_image_size(t: Tokenizer) -> None:
-    if t.image_size is None:
-        return
     square = isinstance(t.image_size, int)
-    size = [t.image_size] if square else t.image_size
-    if not (square or (isinstance(size, Sequence) and len(size) == 2)) or not all(
-        isinstance(side, int) and side >= 8 for side in size
-    ):
-        raise UserError(f"tokenizer.image_size={t.image_size}; take a number of pixels from 8 on, or [height,width]")
+    size = [] if t.image_size is None else [t.image_size] if square else t.image_size
     if t.downsample and any(side % t.downsample for side in size):
         near = [side // t.downsample * t.downsample or t.downsample for side in size]
         raise UserError(

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from clipgen.data.sample import Sample, image_sample
+from clipgen.data.transforms import sides
 from data_prep.decode import (
     HEAD_BYTES,
     Picture,
@@ -102,7 +103,7 @@ def check_size(picture: Picture, settings: PackSettings) -> None:
 
 def _enough(settings: PackSettings) -> int | None:
     factor = DECODING[settings.decoding]
-    return None if factor is None or settings.size is None else math.ceil(factor * settings.size)
+    return None if factor is None or settings.size is None else math.ceil(factor * max(sides(settings.size)))
 
 
 def _resized(picture: Picture, settings: PackSettings) -> Image.Image:
@@ -112,9 +113,14 @@ def _resized(picture: Picture, settings: PackSettings) -> Image.Image:
         return picture.image
     side = min(width, height)
     if settings.crop:
-        step = fraction(side, size)  # of pixels: where a crop begins must be whole at any scale that decoding may take
-        left, top = ((length - side) // 2 // step * step for length in (width, height))
-        return _resample(picture, (left, top, left + side, top + side), size, size)
+        down, right = sides(size)
+        if height * right <= width * down:
+            crop_width, crop_height = max(1, height * right // down), height
+        else:
+            crop_width, crop_height = width, max(1, width * down // right)
+        step = fraction(side, max(down, right))  # of pixels: a crop begins at whole ones at any scale of the decoder
+        left, top = (width - crop_width) // 2 // step * step, (height - crop_height) // 2 // step * step
+        return _resample(picture, (left, top, left + crop_width, top + crop_height), right, down)
     out_width, out_height = (max(size, round(length * size / side)) for length in (width, height))
     if out_width * out_height > settings.max_pixels:
         raise SetAside("too_many_pixels", f"{out_width}×{out_height} once resized is over {settings.max_pixels} pixels")

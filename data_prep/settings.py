@@ -1,10 +1,12 @@
 """How images are made into samples: the one home of these values; `prep:` of every config has them too."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import ImageColor
 
 from clipgen.data.sample import IMAGE_EXTENSIONS
+from clipgen.data.transforms import sides
 from clipgen.errors import UserError
 
 DECODING = {"exact": None, "close": 1.5, "fast": 1.0}  # how many times the size must be left of a JPEG
@@ -20,20 +22,20 @@ class PackSettings:
     """How images are made into samples.
 
     `formats` are those of the files that are taken; others are set aside. `size` is the side of the centre square, or
-    with `crop=False` the length of the shorter side; None keeps the size. Files with a side under `min_size`, over
-    `max_pixels` in all or longer than `max_aspect` times their shorter side are set aside; when more than
-    `max_bad_fraction` of the image files are, packing stops. `background` shows through transparent pixels. `decoding`
-    other than exact lets libjpeg skip detail that resizing would throw away: JPEGs are decoded at a half, a quarter or
-    an eighth where that leaves 1.5 times the size (close) or the size (fast). A shard takes files until it has
-    `samples_per_shard` of them, or `source_bytes_per_shard` of what they were read from: shards are parted before
-    anything is converted, so that any number of processes makes the same. `val_fraction` is that of the samples kept
-    for validation. `deduplicate` keeps copies out; `near_duplicates` also what differs from an earlier picture in at
-    most so many of the 64 bits of its perceptual hash. `clip_words` keeps only pictures whose CLIP score with one of
-    these texts reaches `clip_score`.
+    [height, width] of the centre, or with `crop=False` the length of the shorter side; None keeps the size. Files with
+    a side under `min_size`, over `max_pixels` in all or longer than `max_aspect` times their shorter side are set
+    aside; when more than `max_bad_fraction` of the image files are, packing stops. `background` shows through
+    transparent pixels. `decoding` other than exact lets libjpeg skip detail that resizing would throw away: JPEGs are
+    decoded at a half, a quarter or an eighth where that leaves 1.5 times the size (close) or the size (fast). A shard
+    takes files until it has `samples_per_shard` of them, or `source_bytes_per_shard` of what they were read from:
+    shards are parted before anything is converted, so that any number of processes makes the same. `val_fraction` is
+    that of the samples kept for validation. `deduplicate` keeps copies out; `near_duplicates` also what differs from
+    an earlier picture in at most so many of the 64 bits of its perceptual hash. `clip_words` keeps only pictures whose
+    CLIP score with one of these texts reaches `clip_score`.
     """
 
     formats: list[str] = field(default_factory=lambda: list(FORMATS))
-    size: int | None = None
+    size: Any = None
     crop: bool = True
     format: str = "png"
     quality: int = 95
@@ -60,7 +62,7 @@ class PackSettings:
             if value not in known:
                 raise UserError(f"prep.{name} {value!r} is unknown; take one of {', '.join(known)}")
         for name, value, least, most in (
-            ("size", self.size, 1, 16_384),
+            *(("size", side, 1, 16_384) for side in (() if self.size is None else sides(self.size))),
             ("quality", self.quality, 1, 100),
             ("min_size", self.min_size, 1, 16_384),
             ("max_pixels", self.max_pixels, 1, MOST_PIXELS),
@@ -74,6 +76,8 @@ class PackSettings:
         ):
             if value is not None and not least <= value <= most:
                 raise UserError(f"prep.{name} is {value}, but must be between {least} and {most}")
+        if not self.crop and not isinstance(self.size, int | None):
+            raise UserError(f"prep.size={self.size} is the size of a crop; take prep.crop=true, or one number")
         try:
             ImageColor.getrgb(self.background)
         except ValueError as error:

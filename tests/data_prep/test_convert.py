@@ -8,6 +8,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from clipgen.data.sample import decode_image, image_bytes
+from clipgen.errors import UserError
 from data_prep.convert import convert
 from data_prep.scan import SourceFile
 from data_prep.settings import PackSettings
@@ -81,3 +82,17 @@ def test_nothing_of_the_file_but_its_pixels_goes_into_the_picture(tmp_path):
         assert b"secret" not in data and Image.open(io.BytesIO(data)).info.keys() <= {
             "jfif", "jfif_version", "jfif_unit", "jfif_density", "loop", "background", "timestamp", "duration"
         }  # fmt: skip
+
+
+@pytest.mark.parametrize("size, box", [((50, 100), (0, 50, 300, 200)), ((100, 60), (74, 0, 224, 250))])
+def test_a_crop_may_have_proportions_of_its_own(tmp_path, size, box):
+    image = photo(3, 300, 250)
+    found = made(tmp_path, image, "png", size=size)
+    assert found.shape == (*size, 3)
+    expected = np.asarray(image.crop(box).resize(size[::-1], Image.Resampling.BICUBIC))
+    assert psnr(found, expected) > 40
+
+
+def test_proportions_without_a_crop_are_refused():
+    with pytest.raises(UserError, match=r"prep.size=\[50, 100\] is the size of a crop; take prep.crop=true"):
+        PackSettings(size=[50, 100], crop=False)
