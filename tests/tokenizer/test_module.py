@@ -33,8 +33,8 @@ def module(**changes) -> VQGANModule:
     return VQGANModule(VQGAN(**ARCHITECTURE), settings={"tokenizer": ARCHITECTURE}, **settings | changes)
 
 
-def data(folder, steps=STEPS) -> ImageData:
-    return ImageData(folder, SIZE, batch_size=6, steps=steps, seed=1)
+def data(folder, steps=STEPS, workers=0) -> ImageData:
+    return ImageData(folder, SIZE, batch_size=6, steps=steps, seed=1, num_workers=workers)
 
 
 class Watch(pl.Callback):
@@ -88,16 +88,19 @@ def test_what_is_logged(unbroken):
     assert 0 < last["val/usage"] <= 1 <= last["val/perplexity"] <= 24
 
 
-@pytest.mark.parametrize("at", [2, 3, 4, 6, 7])  # around the codebook's start and the GAN's
+# around the codebook's start and the GAN's; an epoch is 3 batches
+@pytest.mark.parametrize("at, workers", [(2, 0), (3, 0), (4, 0), (6, 0), (7, 0), (4, 2)])
 def test_a_resumed_training_ends_bit_for_bit_as_an_unbroken_one(
-    unbroken, image_folder, tmp_path, make_trainer, save_at, at
+    unbroken, image_folder, tmp_path, make_trainer, save_at, at, workers
 ):
     _, _, _, folder, _ = unbroken
     torch.manual_seed(99)
     continued = module()
     torch.manual_seed(at)  # whatever the state of the random numbers is in the new process
     trainer = make_trainer(EMA("vqgan", 0.9), save_at(tmp_path, {STEPS}), val_check_interval=4)
-    trainer.fit(continued, datamodule=data(image_folder), ckpt_path=folder / f"{at}.ckpt", weights_only=True)
+    trainer.fit(
+        continued, datamodule=data(image_folder, workers=workers), ckpt_path=folder / f"{at}.ckpt", weights_only=True
+    )
     assert continued.batches == STEPS
     wanted = read_checkpoint(folder / f"{STEPS}.ckpt", "vqgan")
     found = read_checkpoint(tmp_path / f"{STEPS}.ckpt", "vqgan")
