@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from clipgen.check import check
@@ -135,8 +136,8 @@ def choose_size(cfg: Config, gpu: bool) -> None:
         choose_image_size(cfg, 0, gpu)
 
 
-def fill_from_shards(cfg: Config, folder: str, kind: str) -> None:
-    """Choose what was left open, from the shards at hand and the machine, and print each choice."""
+def fill_from_shards(cfg: Config, folder: str, kind: str, groups: Sequence[str] = ()) -> None:
+    """Choose what was left open, from the shards at hand and the machine; print each choice, or those of `groups`."""
     from clipgen.cli.machine import cores, pick_device
     from clipgen.data.manifest import Manifest
     from clipgen.data.transforms import sides
@@ -146,8 +147,9 @@ def fill_from_shards(cfg: Config, folder: str, kind: str) -> None:
     size = manifest.made_by.get("encode", {}).get("image_size") or manifest.facts.get("shortest_side")
     side = size if size is None else min(sides(size))
     gpu = pick_device(cfg.trainer.device).type == "cuda"
-    print_choices(choose_image_size(cfg, side, gpu))
-    print_choices(choose(cfg, Facts(manifest.samples("train"), side, gpu, cores())))
+    choices = choose_image_size(cfg, side, gpu)
+    choices += choose(cfg, Facts(manifest.samples("train"), side, gpu, cores()))
+    print_choices([choice for choice in choices if not groups or choice.key.partition(".")[0] in groups])
 
 
 def print_choices(choices) -> None:

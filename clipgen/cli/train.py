@@ -31,9 +31,9 @@ def main(cfg: Config) -> float | None:
     if cfg.stage == "vqgan":
         print_choices(adopt_tokenizer(cfg))
     if cfg.stage == "transformer":
-        fill_from_shards(cfg, cfg.latents, "latents")
+        fill_from_shards(cfg, cfg.latents, "latents", ["transformer", "trainer"])
     else:
-        fill_from_shards(cfg, cfg.shards, "images")
+        fill_from_shards(cfg, cfg.shards, "images", ["tokenizer" if cfg.stage == "vqgan" else cfg.stage, "trainer"])
     check(cfg)
     stage = {"vqgan": train_vqgan, "transformer": train_transformer, "clip": train_clip}[cfg.stage]
     record = stage(cfg, folder)
