@@ -1,6 +1,7 @@
 """Invariants of a config that no type can hold; a UserError names the keys and the mend."""
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,10 @@ LEAST = {
     "tokenizer.code_dim": 1, "tokenizer.channels": 32, "tokenizer.res_blocks": 1, "tokenizer.z_channels": 1,
     "tokenizer.norm_groups": 1, "tokenizer.patch": 1,
     "tokenizer.train.steps": 1, "tokenizer.train.batch_size": 1, "tokenizer.train.usage_window": 1,
+    "tokenizer.train.gan_layers": 1, "tokenizer.train.gan_channels": 1, "tokenizer.train.gan_weight": 0,
+    "tokenizer.train.lecam": 0, "tokenizer.train.clip_norm": 0, "tokenizer.train.perceptual_weight": 0,
+    "tokenizer.train.gan_warmup": 0, "tokenizer.commitment": 0, "tokenizer.kl_weight": 0,
+    "transformer.train.clip_norm": 0,
     "tokenizer.train.accumulate": 1, "tokenizer.train.gan_start": 0, "tokenizer.train.perturb_neighbours": 1,
 
     "transformer.width": 1, "transformer.depth": 1, "transformer.heads": 1, "transformer.n_prefix": 1,
@@ -83,8 +88,10 @@ def check(cfg: Config) -> None:
             f"tokenizer.norm_groups={t.norm_groups} does not divide tokenizer.channels={t.channels}; take 4, 8 or 32"
         )
     _check_quantizer(t)
-    _check_batch(t.train, cfg.trainer.devices)
-    _check_perceptual(t.train)
+    _check_training(t)
+    _check_batch(t.train, max(cfg.trainer.devices, int(os.environ.get("WORLD_SIZE", 1))))
+    if cfg.world and not isinstance(t.image_size, int | None):
+        raise UserError(f"world={cfg.world} draws squares, but tokenizer.image_size={t.image_size}; take one number")
     if m.width and m.heads and (m.width % m.heads or (m.width // m.heads) % 4):
         raise UserError(
             f"transformer.width={m.width} over transformer.heads={m.heads} gives no head size that is a multiple of 4; "
@@ -126,6 +133,23 @@ def _check_quantizer(t: Tokenizer) -> None:
         )
 
 
+def _check_training(t: Tokenizer) -> None:
+    train, key = t.train, "tokenizer.train."
+    for name in ("lr", "gan_lr"):
+        if (value := getattr(train, name)) is not None and value <= 0:
+            raise UserError(f"{key}{name}={value}; take more than 0")
+    if len(train.betas) != 2 or not all(0 <= beta < 1 for beta in train.betas):
+        raise UserError(f"{key}betas={list(train.betas)}; take two numbers from 0 to below 1, as [0.9,0.95]")
+    first, steps = train.continuous_steps, train.steps
+    if first is not None and steps is not None and not 0 <= first < steps:
+        raise UserError(
+            f"{key}continuous_steps={first} leaves no batch of {key}steps={steps} to the codebook; take "
+            f"continuous_steps={steps // 10}"
+        )
+    if t.channel_multipliers is not None and not t.channel_multipliers:
+        raise UserError("tokenizer.channel_multipliers=[]; give one for each resolution, as [1,2,2]")
+
+
 def _check_batch(train: VQGANTraining, devices: int) -> None:
     if train.batch_size is None:
         return
@@ -141,7 +165,8 @@ def _check_batch(train: VQGANTraining, devices: int) -> None:
         )
 
 
-def _check_perceptual(cfg: VQGANTraining) -> None:
+def check_perceptual(cfg: VQGANTraining) -> None:
+    """The files that the perceptual loss of stage 1 needs are named."""
     key, sha256 = "tokenizer.train.perceptual", cfg.perceptual_sha256
     if cfg.perceptual in PERCEPTUAL_FILES and not cfg.perceptual_weights:
         raise UserError(

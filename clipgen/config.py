@@ -47,7 +47,7 @@ class VQGANTraining:
     lr_final: float = 0.02
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     accumulate: int = 1
-    continuous_steps: int = 100
+    continuous_steps: int | None = None
     usage_window: int = 50
     restart_dead: bool = True
     pixel_loss: str = "l1"
@@ -67,7 +67,7 @@ class VQGANTraining:
     perturb_prob: float = 1.0
     perturb_neighbours: int = 100
     clip_norm: float = 1.0
-    ema: float = 0.0
+    ema: float | None = None
     checkpointing: bool = False
     flip: bool = False
 

@@ -83,6 +83,10 @@ def choose(cfg: Config, facts: Facts) -> list[Choice]:
     fill(t.train, "tokenizer.train.batch_size", 64 if facts.gpu else 32, machine)
     gpu_steps = _between(5_000, 30 * facts.n_images // t.train.batch_size, 150_000)
     fill(t.train, "tokenizer.train.steps", gpu_steps if facts.gpu else 1500, f"{images}, {machine}")
+    drawn = t.quantizer in ("nearest", "moving_average")
+    first, why = (min(100, t.train.steps // 10), f"{t.train.steps} steps") if drawn else (0, f"quantizer {t.quantizer}")
+    fill(t.train, "tokenizer.train.continuous_steps", first, why)
+    fill(t.train, "tokenizer.train.ema", 0.999 if facts.gpu else 0.0, machine)
     fill(t.train, "tokenizer.train.lr", 1e-3 if t.channels <= 64 else 2e-4, f"{t.channels} channels")
 
     small, base = facts.n_images < 100_000, facts.n_images < 1_000_000

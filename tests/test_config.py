@@ -44,6 +44,8 @@ def config(*words: str) -> Config:
         ("encode.batch_size=0", "encode.batch_size=0 at least 1"),
         ("sampling.batch_size=0", "sampling.batch_size=0 at least 1"),
         ("tokenizer.image_size=0 tokenizer.downsample=4", "tokenizer.image_size=0"),
+        ("world=shapes tokenizer.image_size=[32,64]", "world=shapes tokenizer.image_size=[32, 64] take one number"),
+        ("tokenizer.train.clip_norm=-1", "tokenizer.train.clip_norm=-1"),
         ("tokenizer.image_size=large", "tokenizer.image_size=large [height,width]"),
         ("tokenizer.image_size=[32,32,3]", "tokenizer.image_size=[32, 32, 3] [height,width]"),
         ("tokenizer.image_size=[36,64] tokenizer.downsample=8", "tokenizer.image_size=[36, 64] take [32, 64]"),

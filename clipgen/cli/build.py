@@ -27,8 +27,10 @@ from clipgen.cli.machine import pick_device, pick_precision
 from clipgen.clip.frozen import LOCAL_DIR, FrozenClip, load_clip
 from clipgen.config import Config, Tokenizer, Trainer, TransformerModel, VQGANTraining, asdict_of
 from clipgen.data.atomic import replacing
+from clipgen.data.transforms import sides
 from clipgen.errors import UserError
 from clipgen.ranks import rank, world_size
+from clipgen.tokenizer.adversary import Adversary
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.model import Transformer
 
@@ -52,6 +54,24 @@ def tokenizer_settings(cfg: Tokenizer) -> dict[str, Any]:
 def gan_start(cfg: VQGANTraining) -> int:
     """The batch at which the GAN begins: `gan_start` itself, or below 1 that share of the training."""
     return int(cfg.gan_start * cfg.steps) if cfg.gan_start < 1 else int(cfg.gan_start)
+
+
+def make_adversary(cfg: Tokenizer) -> Adversary:
+    """The discriminator of the config."""
+    return Adversary(cfg.train.gan_layers, cfg.train.gan_channels, cfg.train.gan_norm, cfg.train.lecam)
+
+
+def check_adversary(cfg: Tokenizer) -> None:
+    """UserError where the discriminator needs larger pictures; no random number is drawn."""
+    t = cfg.train
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            make_adversary(cfg)(torch.empty(2, 3, *sides(cfg.image_size)))
+    except RuntimeError as problem:
+        raise UserError(
+            f"tokenizer.train.gan_layers={t.gan_layers} halve pictures of tokenizer.image_size={cfg.image_size} too "
+            f"often; take fewer, or gan_weight=0"
+        ) from problem
 
 
 def transformer_settings(cfg: TransformerModel, grid, codebook_size: int, embed_dim: int) -> dict[str, Any]:

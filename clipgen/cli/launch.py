@@ -6,7 +6,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from clipgen.errors import UserError
 
@@ -35,48 +38,63 @@ def launch(devices: int, words: Sequence[str]) -> None:
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(devices),
         "LOCAL_WORLD_SIZE": str(devices), "GROUP_RANK": "0",
     }  # fmt: skip
-    with tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryDirectory() as folder:
         processes = []
         for rank in range(devices):
             environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            silent = {"stdout": subprocess.DEVNULL, "stderr": errors} if rank else {}
-            command = [sys.executable, "-m", "clipgen.cli.main", *words]
-            processes.append(subprocess.Popen(command, env=environment, **silent))
-        status = _wait(processes)
-        if status and processes[0].returncode in (0, -signal.SIGTERM):  # another one failed and has not been heard
-            errors.seek(0)
-            sys.stderr.write(errors.read()[-4000:])
-    if status:
-        raise SystemExit(status)
+            with open(f"{folder}/{rank}", "w") as errors:
+                silent = {"stdout": subprocess.DEVNULL, "stderr": errors} if rank else {}
+                command = [sys.executable, "-m", "clipgen.cli.main", *words]
+                processes.append(subprocess.Popen(command, env=environment, **silent))
+        with _passing_on(signal.SIGTERM, processes):
+            failed = _first_to_fail(processes)
+        if failed:  # which the first process has said itself
+            sys.stderr.write(Path(f"{folder}/{failed}").read_text(errors="replace")[-4000:])
+    if failed is not None:
+        code = processes[failed].returncode
+        raise SystemExit(code if code > 0 else 128 - code)
 
 
-def _wait(processes: Sequence[subprocess.Popen]) -> int:
-    """The status of the first that failed; the others are ended then. Ctrl-C reaches all of them by itself."""
-    status = 0
-    running = list(processes)
+@contextmanager
+def _passing_on(number: int, processes: Sequence[subprocess.Popen]) -> Iterator[None]:
+    """Ctrl-C reaches all processes by itself; another signal would end this one alone."""
+
+    def pass_on(*_) -> None:
+        for process in processes:
+            process.send_signal(number)
+
+    before = signal.signal(number, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def _first_to_fail(processes: Sequence[subprocess.Popen]) -> int | None:
+    """The number of the process that failed first, after all have ended; the others are made to."""
+    running = set(range(len(processes)))
     while running:
         try:
-            running[0].wait(0.5)
-        except subprocess.TimeoutExpired:
-            pass
+            time.sleep(0.1)
         except KeyboardInterrupt:
             continue  # they save and end by themselves
-        ended = [process for process in running if process.poll() is not None]
-        running = [process for process in running if process not in ended]
-        failed = next((process.returncode for process in ended if process.returncode), 0)
-        if failed and not status:
-            status = failed if failed > 0 else 128 - failed
-            _end(running)
-            running = []
-    return status
+        ended = {rank for rank in running if processes[rank].poll() is not None}
+        running -= ended
+        failed = [rank for rank in sorted(ended) if processes[rank].returncode]
+        if failed:
+            _end([processes[rank] for rank in running])
+            # one that only lost its peer ends by a traceback, one that has something to say by a status above 1
+            return min(failed, key=lambda rank: (processes[rank].returncode == 1, rank))
+    return None
 
 
 def _end(processes: Sequence[subprocess.Popen]) -> None:
+    deadline = time.monotonic() + 3  # one may just be saying the same
     for process in processes:
-        try:
-            process.wait(3)  # it may just be saying why itself
-        except subprocess.TimeoutExpired:
-            process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+    for process in processes:
+        process.terminate()
     for process in processes:
         try:
             process.wait(PATIENCE)

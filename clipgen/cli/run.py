@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipgen.check import check
+from clipgen.check import check, check_perceptual
 from clipgen.cli.launch import launch
 from clipgen.config import Config
 from clipgen.errors import UserError
@@ -47,7 +47,9 @@ def main(cfg: Config) -> None:
     choose_size(cfg, device.type == "cuda")
     stages.clip_in_use(cfg)  # this and the texts are needed later; what is wrong with them is told now
     reference_texts(cfg.clip.model, cfg.clip.captions)
-    perceptual_inputs(cfg.tokenizer.train)
+    if not cfg.tokenizer.ckpt:
+        check_perceptual(cfg.tokenizer.train)
+        perceptual_inputs(cfg.tokenizer.train)
     cfg.prep.size = cfg.prep.size or cfg.tokenizer.image_size
     check(cfg)
     before = stamp(cfg.shards)

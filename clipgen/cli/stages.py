@@ -13,16 +13,20 @@ from PIL import Image
 
 from clipgen.callbacks.ema import EMA
 from clipgen.callbacks.health import Health
-from clipgen.checkpoint import read_checkpoint, submodule
+from clipgen.check import check_perceptual
+from clipgen.checkpoint import read_checkpoint, submodule, weights_sha256
 from clipgen.cli.build import (
     VQGAN_TRAINING_KEYS,
+    check_adversary,
     gan_start,
     load_clip_once,
     load_tokenizer,
     load_transformer,
+    make_adversary,
     make_trainer,
     tokenizer_path,
     tokenizer_settings,
+    tokenizer_sha256,
     transformer_settings,
 )
 from clipgen.cli.imports import read_tokenizer
@@ -42,7 +46,6 @@ from clipgen.errors import UserError
 from clipgen.picture import image_grid
 from clipgen.pipeline import ClipGen
 from clipgen.ranks import from_rank_zero, rank
-from clipgen.tokenizer.adversary import Adversary
 from clipgen.tokenizer.codes import Perturbation
 from clipgen.tokenizer.compiled import compile_in_place
 from clipgen.tokenizer.module import VQGANModule
@@ -64,6 +67,9 @@ def clip_in_use(cfg: Config) -> FrozenClip:
 def train_vqgan(cfg: Config, folder: Path) -> Record:
     """Stage 1: image shards → `folder/last.ckpt`."""
     t = cfg.tokenizer
+    check_perceptual(t.train)
+    if cfg.trainer.precision == "16-mixed":
+        raise UserError("trainer.precision=16-mixed cannot train a GAN whose weight adapts; take bf16-mixed or 32-true")
     if cfg.trainer.compile:
         check_compiler(pick_device(cfg.trainer.device))
     of_no_effect = (*PERCEPTUAL_FILE_KEYS, "checkpointing")  # on what comes out
@@ -77,25 +83,33 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
         "images": images.content,
         "clip": clip.identity.fingerprint() if clip else None,
         "perceptual_weights": perceptual_inputs(t.train),
-        "start": t.ckpt,
+        "start": None,
     }
+    if t.ckpt:
+        refuse_own(t.ckpt, folder, "tokenizer.ckpt")
+        weights = read_tokenizer(t.ckpt, t.ckpt_config)[1]  # before `folder` may be set aside
+        inputs["start"] = tokenizer_sha256(weights)
     data = ImageData(
         cfg.shards, t.image_size, t.train.batch_size, t.train.steps, cfg.seed, t.train.flip,
         cfg.trainer.num_workers, val_samples=cfg.trainer.val_samples,
     )  # fmt: skip
+    if t.train.gan_weight > 0:
+        check_adversary(t)
     perceptual = perceptual_loss(t, pick_device(cfg.trainer.device), clip)
     record = start(folder, "vqgan", settings, inputs)
     if record.done:
         return record
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    if t.train.gan_weight > 0 and gan_start(t.train) >= t.train.steps:
+        say(f"vqgan: no GAN, as tokenizer.train.gan_start={t.train.gan_start:g} is beyond {t.train.steps} steps")
     vqgan = VQGAN(**settings["tokenizer"])
     if t.ckpt:
-        vqgan.load_state_dict(read_tokenizer(t.ckpt, t.ckpt_config)[1])
+        vqgan.load_state_dict(weights)
     vqgan.checkpoint_blocks(t.train.checkpointing)
     module = VQGANModule(
         vqgan,
         perceptual=perceptual,
-        adversary=Adversary(t.train.gan_layers, t.train.gan_channels, t.train.gan_norm, t.train.lecam),
+        adversary=make_adversary(t),
         gan_start=gan_start(t.train),
         perturbation=Perturbation(t.train.perturb_share, t.train.perturb_prob, t.train.perturb_neighbours)
         if t.train.perturb_share
@@ -145,7 +159,11 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     model = transformer_settings(m, data.grid, latents.made_by["tokenizer"]["codebook_size"], data.embedding_size)
     training = asdict_of(m.train)
     settings = {"transformer": model, "transformer.train": training, "seed": cfg.seed}
-    inputs = {"latents": latents.content, "start": m.ckpt}
+    inputs = {"latents": latents.content, "start": None}
+    if m.ckpt:
+        refuse_own(m.ckpt, folder, "transformer.ckpt")
+        weights = submodule(read_checkpoint(m.ckpt, "transformer"), "transformer")  # before `folder` may be set aside
+        inputs["start"] = weights_sha256(weights)
     record = start(folder, "transformer", settings, inputs)
     if record.done:
         return record
@@ -153,7 +171,7 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     statistics = load_statistics(cfg.latents)
     transformer = Transformer(**model)
     if m.ckpt:
-        transformer.load_state_dict(submodule(read_checkpoint(m.ckpt, "transformer"), "transformer"))
+        transformer.load_state_dict(weights)
     training = {key: value for key, value in training.items() if key != "batch_size"}
     module = TransformerModule(transformer, statistics["image_mean"], seed=cfg.seed, settings=settings, **training)
     device = pick_device(cfg.trainer.device)
@@ -204,6 +222,16 @@ def train_clip(cfg: Config, folder: Path) -> Record:
     captions = sorted({caption for i in some for caption in decode_captions(shards[i])})
     fit(cfg, record, module, data, c.train.batch_size, None, lambda: save_open_clip(module, folder, captions))
     return record
+
+
+def refuse_own(start: str, folder: Path, key: str) -> None:
+    """Training into the folder that holds its own start would set that aside, or delete it."""
+    own = folder.resolve(), folder.with_name(folder.name + ".previous").resolve()
+    if Path(start).resolve().parent in own:
+        raise UserError(
+            f"{key}={start} lies in the folder that this training writes into; copy it elsewhere, or train under "
+            "another name= (with shards= of this one)"
+        )
 
 
 def start(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, Any]) -> Record:

@@ -53,7 +53,7 @@ def job_folder(cfg: Config) -> Path:
 
 
 def best_score(folder: Path) -> float | None:
-    """The least val/loss in metrics.csv."""
+    """The least val/loss in a stage's metrics.csv; of a VQGAN the last, as its last weights are used."""
     import csv
 
     path = folder / "metrics.csv"
@@ -61,4 +61,6 @@ def best_score(folder: Path) -> float | None:
         return None
     with open(path, newline="") as file:
         losses = [float(row["val/loss"]) for row in csv.DictReader(file) if row.get("val/loss")]
-    return min(losses, default=None)
+    if not losses:
+        return None
+    return losses[-1] if folder.name == "vqgan" else min(losses)

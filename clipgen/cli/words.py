@@ -15,7 +15,15 @@ FLAGS = {
 # Settings whose value is a file or a folder: their names may hold what Hydra's grammar keeps for itself.
 PATHS = frozenset(
     {"images", "captions", "shards", "latents", "out", "run", "model", "prompts", "image"}
-    | {"clip.captions", "tokenizer.ckpt", "tokenizer.ckpt_config", "transformer.ckpt"}
+    | {
+        "tokenizer.train.perceptual_weights",
+        "perceptual_weights",
+        "fid_weights",
+        "clip.captions",
+        "tokenizer.ckpt",
+        "tokenizer.ckpt_config",
+        "transformer.ckpt",
+    }
 )
 
 

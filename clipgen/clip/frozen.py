@@ -64,14 +64,19 @@ class FrozenClip(nn.Module):
     def train(self, mode: bool = True):
         return super().train(False)
 
-    def preprocess(self, image_BCHW: Tensor) -> Tensor:
-        """CLIP's own: antialiased bicubic resize of the shorter side, the centre square of that, then mean and std."""
+    def preprocess(self, image_BCHW: Tensor, whole: bool = False) -> Tensor:
+        """CLIP's own: antialiased bicubic resize of the shorter side, the centre square of that, then mean and std.
+
+        With `whole` all of a picture that is not square is squeezed into the square.
+        """
         size = self.identity.image_size
         image_BCHW = image_BCHW.float()
         height, width = image_BCHW.shape[-2:]
         if (height, width) != (size, size):
             scale = size / min(height, width)
             height, width = max(size, round(scale * height)), max(size, round(scale * width))
+            if whole:
+                height = width = size
             image_BCHW = F.interpolate(image_BCHW, (height, width), mode="bicubic", antialias=True).clamp(-1, 1)
             top, left = (height - size) // 2, (width - size) // 2
             image_BCHW = image_BCHW[..., top : top + size, left : left + size]
@@ -94,7 +99,7 @@ class FrozenClip(nn.Module):
         """Feature maps (B, C, h, w) of the image tower, with gradients to the image: for a perceptual loss."""
         with plain_attention(image_BCHW.device):
             found = self.model.visual.forward_intermediates(
-                self.preprocess(image_BCHW), intermediates_only=True, output_fmt="NCHW"
+                self.preprocess(image_BCHW, whole=True), intermediates_only=True, output_fmt="NCHW"
             )
         return found["image_intermediates"]
 

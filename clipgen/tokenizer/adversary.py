@@ -3,6 +3,8 @@
 B batch, H W pixels, h w patches
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from taming.modules.discriminator.model import NLayerDiscriminator, weights_init
@@ -10,7 +12,6 @@ from torch import Tensor, nn
 
 from clipgen.tokenizer.norm import GroupNorm
 
-NORMS = ("group", "batch")
 NORM_GROUPS = 32
 
 
@@ -58,7 +59,8 @@ def hinge(real: Tensor, made: Tensor) -> Tensor:
 def _replace_batch_norms(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            norm = GroupNorm(max(1, min(NORM_GROUPS, child.num_features // 4)), child.num_features)
+            groups = math.gcd(NORM_GROUPS, max(1, child.num_features // 4))
+            norm = GroupNorm(groups, child.num_features)
             norm.load_state_dict({"weight": child.weight, "bias": child.bias})
             setattr(module, name, norm)
         elif isinstance(child, nn.LeakyReLU):

@@ -3,6 +3,7 @@
 N vectors, D code size, K codebook size
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -36,7 +37,7 @@ class Perturbation(NamedTuple):
 
     def __call__(self, tokens_BL: Tensor, vectors_BLD: Tensor, codes_KD: Tensor) -> Tensor:
         """Tokens (B, L), some of them replaced."""
-        chosen = round(self.share * len(tokens_BL))
+        chosen = math.ceil(self.share * len(tokens_BL))
         if not chosen:
             return tokens_BL
         near_Nk = nearest_codes(vectors_BLD[:chosen].flatten(0, 1), codes_KD, min(self.neighbours, len(codes_KD)))

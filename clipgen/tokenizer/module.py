@@ -28,8 +28,9 @@ class VQGANModule(pl.LightningModule):
 
     The first `continuous_steps` batches are not quantised; then the codebook is drawn from the encoder's outputs. With
     `restart_dead`, codes unused over `usage_window` batches are drawn again, until the last quarter of the training.
-    The GAN's weight rises over `gan_warmup` batches. A batch is worked off in `accumulate` parts. `perturbation` is
-    what the decoder's tokens suffer from batch 0 to `steps` / 5, then ever less, down to half at 3/5.
+    The GAN's weight rises over `gan_warmup` batches. A batch is worked off in `accumulate` parts, each with an
+    adaptive weight of its own. `perturbation` is what the decoder's tokens suffer from batch 0 to `steps` / 5, then
+    ever less, down to half at 3/5.
     """
 
     def __init__(
@@ -164,10 +165,11 @@ class VQGANModule(pl.LightningModule):
             logits.append(mean_logits)
         real, fake = mean_logits = mean_over_ranks(torch.stack(logits).mean(0))
         self.adversary.remember(mean_logits)
-        return {"discriminator": torch.stack(losses).mean(), "logits_real": real, "logits_made": fake}
+        return {"discriminator": mean_over_ranks(torch.stack(losses).mean()), "logits_real": real, "logits_made": fake}
 
     def _step(self, optimizer, parameters: Iterable[Tensor]) -> None:
-        torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        if self.clip_norm:
+            torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         optimizer.step()
 
     def _tend_codebook(self, made: Iterable[Reconstruction]) -> dict[str, float]:

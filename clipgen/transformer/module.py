@@ -63,7 +63,8 @@ class TransformerModule(pl.LightningModule):
         adamw.zero_grad()
         muon.zero_grad()
         self.manual_backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.transformer.parameters(), self.clip_norm)
+        if self.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.transformer.parameters(), self.clip_norm)
         adamw.step()
         muon.step()
         self.batches += 1

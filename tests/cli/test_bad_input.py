@@ -177,9 +177,33 @@ def test_what_is_impossible_stops_before_anything_is_trained(run, one_line, pict
 @pytest.mark.parametrize("steps", [1, 2])
 def test_the_least_number_of_steps_works(clipgen, tiny, run_folder, tmp_path, steps):
     words = [f"out={tmp_path / 'out'}", f"shards={run_folder / 'shards'}", f"tokenizer.train.steps={steps}"]
-    outcome = clipgen("train", "stage=vqgan", *tiny, *words)
+    outcome = clipgen("train", "stage=vqgan", *tiny, *words, "tokenizer.train.continuous_steps=null")
     assert outcome.status == 0, outcome.error
     assert (tmp_path / "out" / "vqgan" / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["tokenizer.train.gan_layers=5"], "tokenizer.train.gan_layers=5 halve pictures"),
+        (["tokenizer.train.continuous_steps=6"], "tokenizer.train.continuous_steps=6 leaves no batch"),
+        (["tokenizer.train.betas=[0.9]"], "tokenizer.train.betas=[0.9]"),
+        (["tokenizer.train.lr=-1"], "tokenizer.train.lr=-1"),
+        (["trainer.precision=16-mixed"], "trainer.precision=16-mixed"),
+        (["tokenizer.ckpt=OUT/vqgan/last.ckpt"], "lies in the folder that this training writes into"),
+        (["tokenizer.ckpt=OUT/vqgan.previous/last.ckpt"], "lies in the folder that this training writes into"),
+    ],
+)
+def test_a_vqgan_that_would_fail_late_or_undo_itself_is_refused_at_once(
+    clipgen, one_line, tiny, run_folder, tmp_path, words, says
+):
+    words = [word.replace("OUT", str(tmp_path)) for word in words]
+    shards = f"shards={run_folder / 'shards'}"
+    for name in ("vqgan", "vqgan.previous"):
+        (tmp_path / name).mkdir()
+        shutil.copy(run_folder / "vqgan" / "last.ckpt", tmp_path / name)
+    assert says in one_line(clipgen("train", "stage=vqgan", *tiny, *words, shards, f"out={tmp_path}"))
+    assert (tmp_path / "vqgan" / "last.ckpt").is_file() and (tmp_path / "vqgan.previous" / "last.ckpt").is_file()
 
 
 def test_captions_are_needed_to_train_a_clip(clipgen, one_line, run_folder, tmp_path):

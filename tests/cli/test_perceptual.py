@@ -65,7 +65,7 @@ def test_a_backbone_file_trains_and_its_content_is_part_of_the_record(train, wei
 
 def test_lpips_says_whether_its_channels_are_weighted(train, weights, tmp_path):
     file = Path(shutil.copy(weights / "vgg16.pth", tmp_path))
-    words = [f"{KEY}=lpips", f"{KEY}_weights={file}", "tokenizer.train.steps=1"]
+    words = [f"{KEY}=lpips", f"{KEY}_weights={file}", "tokenizer.train.steps=1", "tokenizer.train.continuous_steps=0"]
     done = train(*words)
     assert done.status == 0, done.error
     assert "vgg16.pth, all channels alike, as there is no vgg.pth beside it" in done.said

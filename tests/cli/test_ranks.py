@@ -44,11 +44,10 @@ def train(clipgen_process, run_folder, tiny, tmp_path):
 def test_two_ranks_train_what_one_does_with_all_of_the_batch(train, kind):
     one, two = (train(f"{n}", n, *VQGAN, *KINDS[kind])["state_dict"] for n in (1, 2))
     assert one["vqgan.quantizer.codebook"].abs().sum() > 0
-    # Adam divides rounding by the root of a tiny second moment, so single weights may differ by more than rounding
+    # Adam divides rounding by the root of a tiny second moment: single weights may differ by as much as it moves them
     for name, tensor in one.items():
-        torch.testing.assert_close(
-            two[name], tensor, rtol=1e-3, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        difference = (two[name].float() - tensor.float()).abs()
+        assert difference.mean() < 1e-5 and difference.max() < 1e-3, (name, difference.mean(), difference.max())
 
 
 @pytest.mark.slow

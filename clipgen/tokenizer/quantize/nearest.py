@@ -66,8 +66,7 @@ class NearestCode(Quantizer):
 
     @torch.no_grad()
     def start_from(self, vectors_ND: Tensor) -> None:
-        noise_KD = 0.01 * vectors_ND.square().sum(-1).mean().sqrt() * torch.randn_like(self.codebook)
-        self._place(torch.ones_like(self.used_K, dtype=torch.bool), self._draw(vectors_ND, len(noise_KD)) + noise_KD)
+        self._place(torch.ones_like(self.used_K, dtype=torch.bool), self._draw(vectors_ND, self.codebook_size))
 
     @torch.no_grad()
     def restart_dead(self, vectors_ND: Tensor) -> int:
@@ -77,7 +76,12 @@ class NearestCode(Quantizer):
         return count
 
     def _draw(self, vectors_ND: Tensor, count: int) -> Tensor:
-        return vectors_ND[torch.randint(len(vectors_ND), (count,), device=vectors_ND.device)]
+        """Vectors, each once where there are enough, a little aside, as of equal codes one would never be used."""
+        N = len(vectors_ND)
+        order = torch.randperm(N, device=vectors_ND.device)
+        picks = order[:count] if count <= N else torch.randint(N, (count,), device=vectors_ND.device)
+        length = vectors_ND.square().sum(-1).mean().sqrt()
+        return vectors_ND[picks] + 0.01 * length * torch.randn_like(vectors_ND[picks])
 
     def _place(self, which_K: Tensor, codes: Tensor) -> None:
         self.codebook[which_K] = F.normalize(codes, dim=-1) if self.unit_codes else codes
