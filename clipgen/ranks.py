@@ -29,6 +29,15 @@ def from_rank_zero(make: Callable[[], T]) -> T:
     return found[0]
 
 
+def same_on_ranks(value: str) -> bool:
+    """Whether all ranks have the same text."""
+    found = [value]
+    if world_size() > 1:
+        found = [""] * world_size()
+        dist.all_gather_object(found, value)
+    return len(set(found)) == 1
+
+
 def any_rank(mine: bool) -> bool:
     """Whether it is so on any rank."""
     return bool(sum_over_ranks(torch.tensor(int(mine)))) if world_size() > 1 else mine

@@ -45,7 +45,7 @@ from clipgen.data.transforms import to_model_range, to_uint8
 from clipgen.errors import UserError
 from clipgen.picture import image_grid
 from clipgen.pipeline import ClipGen
-from clipgen.ranks import from_rank_zero, rank
+from clipgen.ranks import from_rank_zero, rank, same_on_ranks, world_size
 from clipgen.tokenizer.codes import Perturbation
 from clipgen.tokenizer.compiled import compile_in_place
 from clipgen.tokenizer.module import VQGANModule
@@ -271,6 +271,8 @@ def fit(
     began = time.perf_counter()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+        if world_size() > 1:
+            assert same_on_ranks(weights_sha256(module.state_dict())), "the ranks have trained different weights"
         trainer.save_checkpoint(last, weights_only=False)
         if finish and rank() == 0:
             finish()

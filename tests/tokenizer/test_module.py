@@ -13,6 +13,7 @@ from clipgen.checkpoint import read_checkpoint, submodule
 from clipgen.clip.frozen import load_clip
 from clipgen.data.module import ImageData
 from clipgen.tokenizer.adversary import Adversary
+from clipgen.tokenizer.codes import Perturbation
 from clipgen.tokenizer.loss import perceptual_distance
 from clipgen.tokenizer.module import VQGANModule
 from clipgen.tokenizer.vqgan import VQGAN
@@ -172,3 +173,37 @@ def test_without_a_gan_there_is_no_discriminator(image_folder, make_trainer):
         assert trained.adversary is None
         assert len(trainer.optimizers) == 1
         assert trained.batches == 2
+
+
+KINDS = {
+    "moving average": dict(quantizer="moving_average", decay=0.9),
+    "gumbel": dict(quantizer="gumbel"),
+    "fsq": dict(quantizer="fsq", levels=[6, 4]),
+    "simvq": dict(quantizer="simvq"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_quantizer_trains_and_resumes_bit_for_bit(image_folder, tmp_path, make_trainer, save_at, kind):
+    """In two parts a batch, with LeCam, mistakes in the tokens where there are any to make, and averaged weights."""
+    steps, architecture = 8, ARCHITECTURE | KINDS[kind]
+    mistakes = None if kind in ("gumbel", "fsq") else Perturbation(0.5, 0.5, 4)
+
+    def trained(*callbacks, **fit) -> VQGANModule:
+        torch.manual_seed(0)
+        model = VQGANModule(
+            VQGAN(**architecture), steps, lr=1e-3, warmup=2, accumulate=2, continuous_steps=0, usage_window=2,
+            adversary=Adversary(1, 8, lecam=0.1), gan_start=3, perturbation=mistakes,
+            settings={"tokenizer": architecture},
+        )  # fmt: skip
+        trainer = make_trainer(EMA("vqgan", 0.9), *callbacks, limit_val_batches=0)
+        trainer.fit(model, datamodule=data(image_folder, steps), **fit)
+        assert model.batches == steps
+        return model
+
+    whole = trained(save_at(tmp_path, {4}))
+    continued = trained(ckpt_path=tmp_path / "4.ckpt", weights_only=True)
+    torch.testing.assert_close(continued.state_dict(), whole.state_dict(), rtol=0, atol=0)
+    torch.manual_seed(0)
+    before = VQGAN(**architecture).state_dict()
+    assert not torch.equal(whole.vqgan.state_dict()["encoder.conv_in.weight"], before["encoder.conv_in.weight"])
