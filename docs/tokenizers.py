@@ -9,6 +9,8 @@ import csv
 import json
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from clipgen.cli.build import load_tokenizer
 from clipgen.cli.machine import describe, pick_device
 from clipgen.cli.perceptual import described, perceptual_network
@@ -60,9 +62,10 @@ def main() -> None:
         print(recipe, " ".join(f"{name}={value:.4g}" for name, value in figures.items()), flush=True)
 
     about = describe(pick_device("auto"))
-    words = f"experiment=tokenizers name={given.sweep.name} recipe={','.join(rows)}"
+    typed = OmegaConf.load(given.sweep / "multirun.yaml").hydra.overrides.task
+    words = [f"{word.partition('=')[0]}={Path(word.partition('=')[2]).name}" for word in typed]  # no folders of ours
     content = {
-        "command": f"clipgen train -m stage=vqgan {words}",
+        "command": f"clipgen train -m {' '.join(words)}",
         "commit": about["commit"], "hardware": about["device"], "date": about["started"][:10], "seeds": [0],
         "versions": about["versions"], "steps": settings.get("steps"), "batch_size": settings.get("batch_size"),
         "how": how, "rows": rows,
