@@ -3,6 +3,7 @@
 B batch, C channels of the encoder's output, D code size, K codebook size, h w token grid, L = h·w, N = B·L vectors
 """
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ class Quantized(NamedTuple):
     vectors_ND: Tensor  # what was quantised, detached; codes are drawn from these
 
 
-class Quantizer(nn.Module):
+class Quantizer(nn.Module, ABC):
     """Vectors → codes → vectors. A kind says how: `prepare`, `quantise` and `codes_KD`.
 
     `codes_are_drawn` says whether `start_from` and `restart_dead` mean something for the kind, `codes_are_averaged`
@@ -37,17 +38,17 @@ class Quantizer(nn.Module):
         self.drawn_K: Tensor | None = None
 
     @property
+    @abstractmethod
     def codes_KD(self) -> Tensor:
         """The codes as the decoder's projection gets them."""
-        raise NotImplementedError
 
     def prepare(self, vectors_BDhw: Tensor) -> Tensor:
         """Float32 vectors in the space of the codes."""
         return vectors_BDhw.float()
 
+    @abstractmethod
     def quantise(self, vectors_BLD: Tensor, perturbation: Perturbation | None) -> tuple[Tensor, Tensor, Tensor]:
         """(Codes (B, L, D) with gradients to the vectors, tokens (B, L), loss)."""
-        raise NotImplementedError
 
     def forward(self, z_BChw: Tensor, quantise: bool = True, perturbation: Perturbation | None = None) -> Quantized:
         """With `quantise` off the vectors pass as they are: the first batches, before there is a codebook."""
