@@ -27,6 +27,7 @@ class ClipTraining:
     lr: float = 2e-3
     weight_decay: float = 0.1
     warmup: int = 100
+    logit_scale: float | None = None  # fixed at it; null: learned, 100 at most
 
 
 @dataclass
@@ -254,6 +255,7 @@ class DrawConfig:
     seed: int = 0
     image_size: int = 32
     captions: bool = False
+    left_out: float = 0.0
 
 
 @dataclass
