@@ -38,7 +38,8 @@ def draw_folder(
         )
     lines = ["file\tcaption"]
     with explained(out):
-        for i, (_, picture, text) in enumerate(tqdm(world(n, seed, image_size, left_out), total=n, desc="drawing", unit="img")):
+        drawn = tqdm(world(n, seed, image_size, left_out), total=n, desc="drawing", unit="img")
+        for i, (_, picture, text) in enumerate(drawn):
             path = out / f"{i // 1000:03d}" / f"{i:06d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(path, compress_level=1)
