@@ -231,6 +231,7 @@ class EvaluateConfig(Generate):
     stage: str | None = None
     shards: str | None = None
     world: str | None = None
+    prompts: str | None = None
     split: str = "test"
     out: str | None = None
     name: str = "run"
