@@ -50,6 +50,7 @@ class VQGANTraining:
     continuous_steps: int | None = None
     usage_window: int = 50
     restart_dead: bool = True
+    gumbel_temperature: list[float] = field(default_factory=lambda: [0.9, 0.0625])  # from the first batch to the last
     pixel_loss: str = "l1"
     perceptual: str = "clip"
     perceptual_weight: float = 0.5

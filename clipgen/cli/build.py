@@ -41,7 +41,7 @@ VQGAN_KEYS = (
 )  # fmt: skip
 VQGAN_TRAINING_KEYS = (
     "steps", "lr", "warmup", "lr_final", "betas", "accumulate", "continuous_steps", "usage_window", "restart_dead",
-    "pixel_loss", "perceptual_weight", "gan_warmup", "gan_weight", "gan_lr", "clip_norm",
+    "gumbel_temperature", "pixel_loss", "perceptual_weight", "gan_warmup", "gan_weight", "gan_lr", "clip_norm",
 )  # fmt: skip
 TRANSFORMER_KEYS = ("width", "depth", "heads", "n_prefix", "cond_drop_prob", "dropout", "rope_base")
 

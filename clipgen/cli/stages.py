@@ -126,7 +126,8 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
         return {} if drawn_K is None else {"quantizer.codebook": drawn_K}
 
     tokens = t.train.batch_size * t.train.usage_window * vqgan.grid[0] * vqgan.grid[1]
-    health = Health(folder, t.train.usage_window, min(1.0, tokens / vqgan.quantizer.codebook_size), say)
+    reachable = min(1.0, tokens / vqgan.quantizer.codebook_size)
+    health = Health(folder, t.train.usage_window, vqgan.quantizer.remedy, reachable, say)
     ema = EMA("vqgan", t.train.ema, drawn_codes) if t.train.ema else None
 
     def draw() -> Image.Image:
