@@ -192,7 +192,7 @@ def _check_batch(train: VQGANTraining, devices: int) -> None:
             f"tokenizer.train.batch_size={train.batch_size} cannot be shared by trainer.devices={devices} in "
             f"tokenizer.train.accumulate={train.accumulate} parts; take a multiple of {devices * train.accumulate}"
         )
-    if train.gan_norm == "batch" and train.gan_weight > 0 and train.batch_size == devices * train.accumulate:
+    if train.gan_norm == "batch" and train.gan_weight != 0 and train.batch_size == devices * train.accumulate:
         raise UserError(
             "tokenizer.train.gan_norm=batch with one picture at a time has nothing to normalise over; take gan_norm="
             "group, or a larger tokenizer.train.batch_size"
