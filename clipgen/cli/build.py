@@ -130,7 +130,8 @@ def make_trainer(
 ) -> pl.Trainer:
     """One "epoch" of `steps` batches, `batches` of them already trained, with the stage's `own` callbacks.
 
-    Validation, `last.ckpt` and `best.ckpt` come about every `val_every` batches, pictures every `grid_every`.
+    Validation and `last.ckpt` come about every `val_every` batches, pictures every `grid_every`; with a `monitor`,
+    `best.ckpt` is that with the least of it.
     """
     device = pick_device(cfg.device)
     best = ModelCheckpoint(folder, "best", monitor=monitor, mode="min", enable_version_counter=False)

@@ -22,13 +22,20 @@ def main(cfg: EvaluateConfig) -> float | None:
         raise UserError("give world=shapes to judge the generator, or shards=FOLDER to evaluate its tokenizer")
     from clipgen.cli.machine import pick_device
     from clipgen.data.atomic import write_json
-    from clipgen.evaluation.tokenizer import reconstruction
+    from clipgen.data.transforms import sides
+    from clipgen.evaluation.fidelity import reconstruction
     from clipgen.evaluation.world import judge_generator, yardsticks
     from clipgen.pipeline import ClipGen
     from clipgen.shapes import prompts
 
     pipeline = ClipGen.from_pretrained(cfg.model, pick_device(cfg.device))
     metrics = {}
+    height, width = sides(pipeline.vqgan.image_size)
+    if cfg.world and height != width:
+        raise UserError(
+            f"world={cfg.world} is judged on squares, but {cfg.model} makes pictures of {height}×{width}; give "
+            "shards=FOLDER to evaluate its tokenizer instead"
+        )
     if cfg.world:
         sets = {"test": prompts.test_prompts, "development": prompts.development_prompts}
         if cfg.split not in sets:
@@ -37,11 +44,9 @@ def main(cfg: EvaluateConfig) -> float | None:
         metrics |= judge_generator(pipeline, sets[cfg.split](), cfg.n, cfg.seed, **sampling).metrics
         metrics |= yardsticks(pipeline, cfg.n)
     if cfg.shards:
-        from clipgen.data.module import ImageData
+        from clipgen.cli.evaluate_tokenizer import held_out
 
-        data = ImageData(cfg.shards, pipeline.vqgan.image_size, 100, 1, val_samples=cfg.val_samples)
-        data.setup("validate")
-        metrics |= reconstruction(pipeline.vqgan, data.val_dataloader())
+        metrics |= reconstruction(pipeline.vqgan, held_out(cfg, cfg.shards, pipeline.vqgan).val_dataloader())
     for name, value in metrics.items():
         print(f"{name:<28}{value:.4f}")
     if cfg.out:
