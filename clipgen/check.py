@@ -42,6 +42,14 @@ CHOICES = {
 }  # fmt: skip
 
 
+DRAWN = ("nearest", "moving_average")  # whose codes are drawn from the encoder's outputs
+OF_QUANTIZERS = {  # which have a setting, and the value that asks for nothing
+    "tokenizer.unit_codes": (DRAWN, False), "tokenizer.legacy": (("nearest",), False),
+    "tokenizer.decay": (("moving_average",), None), "tokenizer.kl_weight": (("gumbel",), None),
+    "tokenizer.levels": (("fsq",), None),
+    "tokenizer.train.restart_dead": (DRAWN, False), "tokenizer.train.continuous_steps": (DRAWN, 0),
+    "tokenizer.train.gumbel_temperature": (("gumbel",), None),
+}  # fmt: skip
 PERCEPTUAL_FILES = {
     "lpips": "torchvision's vgg16 (.pth), a taming checkpoint that has LPIPS in it, or LPIPS's own weights",
     "squeezenet": "the features.* of SqueezeNet 1.1 for Caffe's input (.npz, .pth or .safetensors)",
@@ -126,11 +134,37 @@ def _check_quantizer(t: Tokenizer) -> None:
                 f"tokenizer.levels={list(t.levels)} are {codes} codes, but tokenizer.codebook_size={t.codebook_size}; "
                 f"take codebook_size={codes}"
             )
+    if not t.ckpt:  # whose network counts, whatever is set here
+        _check_of_quantizer(t)
+    temperatures = t.train.gumbel_temperature
+    if len(temperatures) != 2 or min(temperatures) <= 0:
+        raise UserError(
+            f"tokenizer.train.gumbel_temperature={list(temperatures)}; take the first and the last, above 0, as "
+            "[0.9,0.0625]"
+        )
+    if t.train.checkpointing and t.network == "plain":
+        raise UserError(
+            "tokenizer.train.checkpointing=true has no effect with tokenizer.network=plain, which has no blocks to "
+            "compute again; take checkpointing=false"
+        )
     if t.train.perturb_share and t.quantizer in ("gumbel", "fsq"):
         raise UserError(
             f"tokenizer.train.perturb_share={t.train.perturb_share} needs codes that have neighbours, which "
             f"tokenizer.quantizer={t.quantizer} has not; take perturb_share=0, or quantizer=nearest"
         )
+
+
+def _check_of_quantizer(t: Tokenizer) -> None:
+    """What a preset or a default says for other quantizers may stay; what asks for something must have it."""
+    for key, (kinds, nothing) in OF_QUANTIZERS.items():
+        name = key.removeprefix("tokenizer.")
+        value, default = _value(t, name), _value(Tokenizer(), name)
+        if t.quantizer not in kinds and value not in (default, nothing):
+            shown = list(value) if isinstance(value, Sequence) else value
+            raise UserError(
+                f"{key}={shown} has no effect with tokenizer.quantizer={t.quantizer}; take "
+                f"{name.rpartition('.')[2]}={default if nothing is None else nothing}, or quantizer={kinds[0]}"
+            )
 
 
 def _check_training(t: Tokenizer) -> None:
@@ -158,7 +192,7 @@ def _check_batch(train: VQGANTraining, devices: int) -> None:
             f"tokenizer.train.batch_size={train.batch_size} cannot be shared by trainer.devices={devices} in "
             f"tokenizer.train.accumulate={train.accumulate} parts; take a multiple of {devices * train.accumulate}"
         )
-    if train.gan_norm == "batch" and train.gan_weight > 0 and train.batch_size == devices * train.accumulate:
+    if train.gan_norm == "batch" and train.gan_weight != 0 and train.batch_size == devices * train.accumulate:
         raise UserError(
             "tokenizer.train.gan_norm=batch with one picture at a time has nothing to normalise over; take gan_norm="
             "group, or a larger tokenizer.train.batch_size"

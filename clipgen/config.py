@@ -51,19 +51,20 @@ class VQGANTraining:
     continuous_steps: int | None = None
     usage_window: int = 50
     restart_dead: bool = True
+    gumbel_temperature: list[float] = field(default_factory=lambda: [0.9, 0.0625])  # from the first batch to the last
     pixel_loss: str = "l1"
     perceptual: str = "clip"
     perceptual_weight: float = 0.5
     perceptual_weights: str | None = None
     perceptual_sha256: str | None = None
-    gan_start: float = 0.8
-    gan_warmup: int = 0
-    gan_weight: float = 0.1
-    gan_layers: int = 2
-    gan_channels: int = 32
+    gan_start: float | None = None
+    gan_warmup: int | None = None
+    gan_weight: float | None = None
+    gan_layers: int | None = None
+    gan_channels: int | None = None
     gan_norm: str = "group"
-    gan_lr: float = 2e-4
-    lecam: float = 0.0
+    gan_lr: float | None = None
+    lecam: float | None = None
     perturb_share: float = 0.0
     perturb_prob: float = 1.0
     perturb_neighbours: int = 100

@@ -71,6 +71,28 @@ def config(*words: str) -> Config:
             "tokenizer.train.batch_size=8 tokenizer.train.accumulate=3 multiple of 3",
         ),
         ("tokenizer.train.batch_size=1 tokenizer.train.gan_norm=batch", "tokenizer.train.gan_norm=batch gan_norm="),
+        ("tokenizer.quantizer=simvq tokenizer.legacy=true", "tokenizer.legacy=True quantizer=simvq take legacy=False"),
+        ("tokenizer.quantizer=moving_average tokenizer.legacy=true", "tokenizer.legacy=True quantizer=nearest"),
+        ("tokenizer.decay=0.9", "tokenizer.decay=0.9 quantizer=nearest take decay=0.99 quantizer=moving_average"),
+        ("tokenizer.kl_weight=1", "tokenizer.kl_weight=1 take kl_weight=0.0005 quantizer=gumbel"),
+        ("tokenizer.levels=[8,5]", "tokenizer.levels=[8, 5] take levels=[] quantizer=fsq"),
+        (
+            "tokenizer.quantizer=gumbel tokenizer.train.continuous_steps=100",
+            "tokenizer.train.continuous_steps=100 quantizer=gumbel take continuous_steps=0 quantizer=nearest",
+        ),
+        (
+            "tokenizer.train.gumbel_temperature=[1,0.5]",
+            "tokenizer.train.gumbel_temperature=[1.0, 0.5] no effect quantizer=gumbel",
+        ),
+        (
+            "tokenizer.quantizer=gumbel tokenizer.train.gumbel_temperature=[1,0]",
+            "tokenizer.train.gumbel_temperature=[1.0, 0.0] above 0",
+        ),
+        (
+            "tokenizer.quantizer=gumbel tokenizer.train.gumbel_temperature=[1]",
+            "tokenizer.train.gumbel_temperature=[1.0] first and last,",
+        ),
+        ("tokenizer.network=plain tokenizer.train.checkpointing=true", "checkpointing=true network=plain"),
         ("trainer.devices=0", "trainer.devices=0 at least 1"),
         ("transformer.width=0", "transformer.width=0"),
         ("transformer.depth=0", "transformer.depth=0"),
@@ -102,6 +124,10 @@ def test_what_is_impossible_is_named_in_one_line(words, says):
         "transformer.width=64 transformer.heads=16",
         "transformer.cond_drop_prob=0 sampling.top_p=1 sampling.fidelity=0",
         "tokenizer.train.steps=1 trainer.num_workers=0",
+        "tokenizer.quantizer=gumbel tokenizer.kl_weight=1 tokenizer.train.gumbel_temperature=[1,0.5]",
+        "tokenizer.quantizer=moving_average tokenizer.decay=0.9",
+        "tokenizer.quantizer=simvq tokenizer.unit_codes=false tokenizer.train.restart_dead=false",
+        "tokenizer.quantizer=gumbel tokenizer.legacy=true tokenizer.ckpt=its_network_counts.ckpt",
     ],
 )
 def test_what_is_possible_passes(words):

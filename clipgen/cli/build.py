@@ -41,7 +41,7 @@ VQGAN_KEYS = (
 )  # fmt: skip
 VQGAN_TRAINING_KEYS = (
     "steps", "lr", "warmup", "lr_final", "betas", "accumulate", "continuous_steps", "usage_window", "restart_dead",
-    "pixel_loss", "perceptual_weight", "gan_warmup", "gan_weight", "gan_lr", "clip_norm",
+    "gumbel_temperature", "pixel_loss", "perceptual_weight", "gan_warmup", "gan_weight", "gan_lr", "clip_norm",
 )  # fmt: skip
 TRANSFORMER_KEYS = ("width", "depth", "heads", "n_prefix", "cond_drop_prob", "dropout", "rope_base")
 
@@ -130,7 +130,8 @@ def make_trainer(
 ) -> pl.Trainer:
     """One "epoch" of `steps` batches, `batches` of them already trained, with the stage's `own` callbacks.
 
-    Validation, `last.ckpt` and `best.ckpt` come about every `val_every` batches, pictures every `grid_every`.
+    Validation and `last.ckpt` come about every `val_every` batches, pictures every `grid_every`; with a `monitor`,
+    `best.ckpt` is that with the least of it.
     """
     device = pick_device(cfg.device)
     best = ModelCheckpoint(folder, "best", monitor=monitor, mode="min", enable_version_counter=False)

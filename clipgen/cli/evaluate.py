@@ -28,7 +28,8 @@ def main(cfg: EvaluateConfig) -> float | None:
         raise UserError("prompts=FILE needs clip.model=NAME, the CLIP that scores; take one that did not condition")
     from clipgen.cli.machine import pick_device
     from clipgen.data.atomic import write_json
-    from clipgen.evaluation.tokenizer import reconstruction
+    from clipgen.data.transforms import sides
+    from clipgen.evaluation.fidelity import reconstruction
     from clipgen.evaluation.world import judge_generator, yardsticks
     from clipgen.pipeline import ClipGen
     from clipgen.shapes import prompts
@@ -36,6 +37,12 @@ def main(cfg: EvaluateConfig) -> float | None:
     pipeline = ClipGen.from_pretrained(cfg.model, pick_device(cfg.device))
     metrics = {}
     sampling = {key: cfg[key] for key in GENERATION}
+    height, width = sides(pipeline.vqgan.image_size)
+    if cfg.world and height != width:
+        raise UserError(
+            f"world={cfg.world} is judged on squares, but {cfg.model} makes pictures of {height}×{width}; give "
+            "shards=FOLDER to evaluate its tokenizer instead"
+        )
     if cfg.world:
         sets = {"test": prompts.test_prompts, "development": prompts.development_prompts}
         if cfg.split not in sets:
@@ -43,11 +50,9 @@ def main(cfg: EvaluateConfig) -> float | None:
         metrics |= judge_generator(pipeline, sets[cfg.split](), cfg.n, cfg.seed, **sampling).metrics
         metrics |= yardsticks(pipeline, cfg.n)
     if cfg.shards:
-        from clipgen.data.module import ImageData
+        from clipgen.cli.evaluate_tokenizer import held_out
 
-        data = ImageData(cfg.shards, pipeline.vqgan.image_size, 100, 1, val_samples=cfg.val_samples)
-        data.setup("validate")
-        metrics |= reconstruction(pipeline.vqgan, data.val_dataloader())
+        metrics |= reconstruction(pipeline.vqgan, held_out(cfg, cfg.shards, pipeline.vqgan).val_dataloader())
     if cfg.prompts:
         metrics |= by_clip(cfg, pipeline, sampling)
     for name, value in metrics.items():

@@ -126,7 +126,8 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
         return {} if drawn_K is None else {"quantizer.codebook": drawn_K}
 
     tokens = t.train.batch_size * t.train.usage_window * vqgan.grid[0] * vqgan.grid[1]
-    health = Health(folder, t.train.usage_window, min(1.0, tokens / vqgan.quantizer.codebook_size), say)
+    reachable = min(1.0, tokens / vqgan.quantizer.codebook_size)
+    health = Health(folder, t.train.usage_window, vqgan.quantizer.remedy, reachable, say)
     ema = EMA("vqgan", t.train.ema, drawn_codes) if t.train.ema else None
 
     def draw() -> Image.Image:
@@ -260,7 +261,10 @@ def fit(
     """Train to the end, or from the last checkpoint to the end, `finish`, and mark the stage as done."""
     last = record.folder / "last.ckpt"
     checkpoint = read_checkpoint(last, record.stage)["clipgen"] if last.exists() else {"batches": 0}
-    monitor = "val/loss" if data.n_val else None
+    monitor = "val/loss" if data.n_val and record.stage == "transformer" else None  # of the others the last is used
+    if not data.n_val:
+        why = "trainer.val_samples=0" if cfg.trainer.val_samples == 0 else f"{data.folder} has no validation split"
+        say(f"{record.stage}: nothing is validated, as {why}; before its end, only Ctrl-C saves a checkpoint")
     if data.left_out:
         say(
             f"{record.stage}: of {data.n_train:,} images {data.left_out:,} sit out each epoch, other ones every time, "

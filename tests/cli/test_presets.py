@@ -13,6 +13,8 @@ from clipgen.tokenizer.vqgan import VQGAN
 
 FOLDER = Path(__file__).resolve().parents[2] / "conf" / "tokenizer"
 PRESETS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "auto")
+RECIPES = {path.stem: [path.stem] for path in sorted((FOLDER.parent / "recipe").glob("*.yaml"))}
+RECIPES["robust"] = ["modern", "robust"]  # by its defaults
 
 
 def config(name: str) -> Config:
@@ -20,6 +22,17 @@ def config(name: str) -> Config:
     if OmegaConf.select(own, "tokenizer.train.perceptual") == "lpips":  # whose weights everyone has elsewhere
         own.tokenizer.train.perceptual_weights = "vgg16.pth"
     return OmegaConf.merge(OmegaConf.structured(Config), own)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_recipe_goes_with_every_preset(name, recipe):
+    own = [OmegaConf.load(FOLDER.parent / "recipe" / f"{each}.yaml") for each in RECIPES[recipe]]
+    for each in own:
+        each.pop("defaults", None)
+    merged = OmegaConf.merge(config(name), *({"tokenizer": each} for each in own))
+    merged.tokenizer.train.steps = 1000
+    check(merged)
 
 
 def network(name: str) -> VQGAN:

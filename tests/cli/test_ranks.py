@@ -57,18 +57,41 @@ def test_both_stages_train_on_two_ranks_and_are_done(train, clipgen_process, run
 
 
 @pytest.mark.slow
-def test_two_killed_ranks_continue_to_the_same_end(train, run_folder, tiny, tmp_path):
-    whole = train("whole", 2, *VQGAN)
+@pytest.mark.parametrize("compiled", ["trainer.compile=false", "trainer.compile=true"])
+def test_two_killed_ranks_continue_to_the_same_end(train, run_folder, tiny, tmp_path, compiled):
+    whole = train("whole", 2, *VQGAN, compiled)
     folder = tmp_path / "killed"
-    words = ["train", *tiny, *VQGAN, f"shards={run_folder / 'shards'}", f"out={folder}", "trainer.devices=2"]
+    words = ["train", *tiny, *VQGAN, compiled, f"shards={run_folder / 'shards'}", f"out={folder}", "trainer.devices=2"]
     command = [sys.executable, "-m", "clipgen.cli.main", *map(str, words)]
     with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         while not (folder / "vqgan" / "last.ckpt").exists():
             assert run.poll() is None and time.sleep(0.01) is None
         os.killpg(run.pid, signal.SIGKILL)
     assert read_checkpoint(folder / "vqgan" / "last.ckpt", "vqgan")["clipgen"]["batches"] < 8
-    continued = train("killed", 2, *VQGAN)
+    continued = train("killed", 2, *VQGAN, compiled)
     torch.testing.assert_close(continued["state_dict"], whole["state_dict"], rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_both_ranks_after_the_same_batch_and_they_continue(train, run_folder, tiny, tmp_path):
+    words = [*VQGAN, "tokenizer.train.steps=30"]
+    folder = tmp_path / "stopped"
+    command = [sys.executable, "-m", "clipgen.cli.main", "train", *tiny, *words, f"out={folder}", "trainer.devices=2"]
+    run = subprocess.Popen(
+        [*command, f"shards={run_folder / 'shards'}"], start_new_session=True, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    while not (folder / "vqgan" / "last.ckpt").exists():
+        assert run.poll() is None and time.sleep(0.01) is None
+    os.killpg(run.pid, signal.SIGINT)
+    error = run.communicate(timeout=60)[1]  # when no process holds the pipe any more
+    assert run.returncode == 130, error
+    lines = [line for line in error.splitlines() if "clipgen" in line or "Traceback" in line or "rror" in line]
+    batches = read_checkpoint(folder / "vqgan" / "last.ckpt", "vqgan")["clipgen"]["batches"]
+    assert lines == [f"clipgen: stopped after batch {batches} of 30; the same command again continues"]
+    assert batches < 30 and not list(folder.rglob(".*"))  # nothing temporary
+    continued = train("stopped", 2, *words)
+    assert continued["clipgen"]["batches"] == 30
 
 
 def test_what_one_rank_refuses_is_one_line_and_ends_all(clipgen_process, one_line, run_folder, tiny, tmp_path):

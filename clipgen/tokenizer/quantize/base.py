@@ -24,10 +24,12 @@ class Quantizer(nn.Module, ABC):
 
     `codes_are_drawn` says whether `start_from` and `restart_dead` mean something for the kind, `codes_are_averaged`
     whether it wants `learn` after each batch. `drawn_K` says which codes are new since the last `count`, if any.
+    `remedy` names what settings of the kind help where few of its codes are in use.
     """
 
     codes_are_drawn = False
     codes_are_averaged = False
+    remedy = "a smaller tokenizer.codebook_size"
 
     def __init__(self, channels: int, codebook_size: int, code_dim: int):
         super().__init__()
