@@ -101,16 +101,32 @@ class Tokenizer:
 
 
 @dataclass
+class EmbeddingReconstruction:
+    weight: float = 0.0
+    every: int = 4
+    share: float = 0.25
+    estimator: str = "straight_through"
+
+
+@dataclass
 class TransformerTraining:
     steps: int | None = None
     batch_size: int | None = None
-    lr: float = 3e-3
+    accumulate: int = 1
+    optimizer: str = "muon"
+    lr: float | None = None
     muon_lr: float = 0.02
     weight_decay: float = 0.01
     warmup: int = 50
+    schedule: str = "linear"
+    lr_final: float = 0.02
+    clip_norm: float = 1.0
+    ema: float | None = None
     min_level: float = 0.5
     label_smoothing: float = 0.0
-    clip_norm: float = 1.0
+    z_loss: float = 0.0
+    aux_weight: float = 0.0
+    recon: EmbeddingReconstruction = field(default_factory=EmbeddingReconstruction)
 
 
 @dataclass

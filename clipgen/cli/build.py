@@ -43,6 +43,10 @@ VQGAN_TRAINING_KEYS = (
     "steps", "lr", "warmup", "lr_final", "betas", "accumulate", "continuous_steps", "usage_window", "restart_dead",
     "pixel_loss", "perceptual_weight", "gan_warmup", "gan_weight", "gan_lr", "clip_norm",
 )  # fmt: skip
+TRANSFORMER_TRAINING_KEYS = (
+    "steps", "accumulate", "optimizer", "lr", "muon_lr", "weight_decay", "warmup", "schedule", "lr_final", "clip_norm",
+    "min_level", "label_smoothing", "z_loss", "aux_weight",
+)  # fmt: skip
 TRANSFORMER_KEYS = ("width", "depth", "heads", "n_prefix", "cond_drop_prob", "dropout", "rope_base")
 
 

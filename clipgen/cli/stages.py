@@ -16,6 +16,7 @@ from clipgen.callbacks.health import Health
 from clipgen.check import check_perceptual
 from clipgen.checkpoint import read_checkpoint, submodule, weights_sha256
 from clipgen.cli.build import (
+    TRANSFORMER_TRAINING_KEYS,
     VQGAN_TRAINING_KEYS,
     check_adversary,
     gan_start,
@@ -33,6 +34,7 @@ from clipgen.cli.imports import read_tokenizer
 from clipgen.cli.latents import check_latents
 from clipgen.cli.machine import check_compiler, pick_device
 from clipgen.cli.perceptual import PERCEPTUAL_FILE_KEYS, needs_clip, perceptual_inputs, perceptual_loss
+from clipgen.cli.reconstruction import embedding_reconstruction
 from clipgen.cli.record import Record, begin
 from clipgen.cli.say import say
 from clipgen.clip.frozen import FrozenClip
@@ -172,14 +174,25 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     transformer = Transformer(**model)
     if m.ckpt:
         transformer.load_state_dict(weights)
-    training = {key: value for key, value in training.items() if key != "batch_size"}
-    module = TransformerModule(transformer, statistics["image_mean"], seed=cfg.seed, settings=settings, **training)
     device = pick_device(cfg.trainer.device)
     vqgan.to(device)
+    module = TransformerModule(
+        transformer,
+        statistics["image_mean"],
+        reconstruction=embedding_reconstruction(m.train.recon, vqgan, clip),
+        seed=cfg.seed,
+        settings=settings,
+        **{key: value for key, value in training.items() if key in TRANSFORMER_TRAINING_KEYS},
+    )
+    ema = EMA("transformer", m.train.ema) if m.train.ema else None
     prompts = list(cfg.prompts)[:PREVIEWS]
     text_BE = centre(clip.encode_text(prompts), statistics["text_mean"]).to(device) if prompts else None
 
     def draw() -> Image.Image:
+        with ema.weights() if ema else nullcontext():
+            return samples()
+
+    def samples() -> Image.Image:
         if text_BE is not None:
             condition_BE, labels = text_BE, prompts
         else:
@@ -195,7 +208,10 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
         images = to_uint8(vqgan.decode(tokens_Bhw).float()).cpu().numpy()
         return image_grid(images, each, labels)
 
-    fit(cfg, record, module, data, m.train.batch_size, draw if prompts or data.n_val else None)
+    fit(
+        cfg, record, module, data, m.train.batch_size, draw if prompts or data.n_val else None,
+        callbacks=[ema] if ema else [],
+    )  # fmt: skip
     return record
 
 

@@ -72,9 +72,16 @@ class Transformer(nn.Module):
 
         `condition_BE` is centred and of unit length, `level_B` the cosine it has with the clean embedding.
         """
-        prefix_BPD = self.conditioner(condition_BE, level_B)
+        return self.outputs(tokens_BL, condition_BE, level_B)[1]
+
+    def outputs(
+        self, tokens_BL: Tensor, condition_BE: Tensor, level_B: Tensor, dropped_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(What the head sees, (B, L, D); logits); rows of `dropped_B` have the null for a prefix."""
+        prefix_BPD = self.conditioner(condition_BE, level_B, dropped_B)
         x_BTD = torch.cat([prefix_BPD, self.embed(tokens_BL[:, :-1])], 1)
-        return self.head(self.run(x_BTD, 0)[:, self.n_prefix - 1 :])
+        features_BLD = self.run(x_BTD, 0)[:, self.n_prefix - 1 :]
+        return features_BLD, self.head(features_BLD)
 
     def step(self, x_BSD: Tensor, cache: KVCache) -> Tensor:
         """Logits (B, V) of the token after inputs `x_BSD`, which follow what `cache` holds."""

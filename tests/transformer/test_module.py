@@ -8,8 +8,10 @@ import torch
 
 from clipgen.checkpoint import read_checkpoint, submodule
 from clipgen.data.module import LatentData
+from clipgen.transformer.loss import Reconstruction
 from clipgen.transformer.model import Transformer
-from clipgen.transformer.module import TransformerModule, parameter_groups
+from clipgen.transformer.module import TransformerModule
+from clipgen.transformer.optim import parameter_groups
 
 STEPS = 40
 ARCHITECTURE = dict(
@@ -104,9 +106,12 @@ def test_validation_has_no_noise_of_its_own(unbroken, latent_folder):
     loader.setup("fit")
     batch = loader.val_batches.plain(range(5))
     trained.eval()
-    values = {trained.cross_entropy(batch, torch.ones(5)).item() for _ in range(3)}
-    assert len(values) == 1
-    assert values.pop() == pytest.approx(losses.val[-1], rel=1e-5)
+    values = []
+    trained.log = lambda name, value, **_: values.append(value.item())
+    for _ in range(3):
+        trained.validation_step(batch, 0)
+    assert len(set(values)) == 1
+    assert values[0] == pytest.approx(losses.val[-1], rel=1e-5)
 
 
 def test_the_groups_hold_each_parameter_once():
@@ -131,3 +136,46 @@ def test_weight_decay_spares_embeddings_and_vectors():
     adamw, muon = module(weight_decay=0.3).configure_optimizers()
     assert [group["weight_decay"] for group in adamw.param_groups] == [0.3, 0.0]
     assert [group["weight_decay"] for group in muon.param_groups] == [0.3]
+
+
+class Kept(pl.Callback):
+    """The gradients of the last batch, by name."""
+
+    def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
+        self.gradients = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def test_the_auxiliary_head_learns_the_embedding_and_teaches_the_blocks(latent_folder, make_trainer):
+    told = []
+
+    class Told(pl.Callback):
+        def on_train_batch_end(self, trainer, *_) -> None:
+            told.append(trainer.callback_metrics["train/aux"].item())
+
+    trained, gradients = module(aux_weight=0.5), {}
+    make_trainer(Told(), limit_val_batches=0).fit(trained, datamodule=data(latent_folder))
+    assert sum(told[-5:]) < 0.5 * sum(told[:5])
+    assert not any(name.startswith("aux") for name in trained.transformer.state_dict())
+
+    for weight in (0.0, 0.5):  # at the first batch the head of zeros gives the blocks no gradient of its own
+        kept, one = Kept(), module(aux_weight=weight, clip_norm=0.0)
+        make_trainer(kept, limit_train_batches=1, limit_val_batches=0).fit(one, datamodule=data(latent_folder))
+        gradients[weight] = kept.gradients["transformer.blocks.0.mlp.up.weight"].abs().max()
+    assert gradients[0.0] == 0 < gradients[0.5]
+
+
+def test_the_reconstruction_runs_every_so_often_on_a_share_and_teaches_the_logits(latent_folder, make_trainer):
+    asked: list[int] = []
+    codes_VE = torch.randn(128, 4, generator=torch.Generator().manual_seed(0))
+
+    def embed(p_RLV: torch.Tensor) -> torch.Tensor:
+        asked.append(len(p_RLV))
+        return torch.nn.functional.normalize((p_RLV @ codes_VE).mean(1), dim=-1)
+
+    heads = []
+    for reconstruction in (None, Reconstruction(embed, 3.0, every=3, share=0.25)):
+        trained = module(reconstruction=reconstruction)
+        make_trainer(limit_train_batches=7, limit_val_batches=0).fit(trained, datamodule=data(latent_folder))
+        heads.append(trained.transformer.head.weight.detach().clone())
+    assert asked == [2, 2, 2]  # batches 0, 3 and 6, a quarter of 8 rows
+    assert not torch.allclose(*heads)
