@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from clipgen.config import Config, Tokenizer, TransformerTraining, VQGANTraining
+from clipgen.config import Config, Tokenizer, TransformerModel, TransformerTraining, VQGANTraining
 from clipgen.errors import UserError
 
 LEAST = {
@@ -41,6 +41,7 @@ CHOICES = {
     "tokenizer.quantizer": ("nearest", "moving_average", "simvq", "gumbel", "fsq"),
     "tokenizer.train.pixel_loss": ("l1", "l2"), "tokenizer.train.gan_norm": ("group", "batch"),
     "tokenizer.train.perceptual": ("clip", "lpips", "squeezenet", "none"),
+    "transformer.style": ("modern", "gpt2"),
     "transformer.train.optimizer": ("muon", "adamw"), "transformer.train.schedule": ("linear", "cosine"),
     "transformer.train.recon.estimator": ("straight_through", "gumbel"),
 }  # fmt: skip
@@ -94,6 +95,7 @@ def check(cfg: Config) -> None:
     _check_quantizer(t)
     _check_training(t)
     devices = max(cfg.trainer.devices, int(os.environ.get("WORLD_SIZE", 1)))
+    _check_transformer(m)
     _check_batch("tokenizer", t.train, devices)
     _check_batch("transformer", m.train, devices)
     if t.train.gan_norm == "batch" and t.train.gan_weight > 0 and t.train.batch_size == devices * t.train.accumulate:
@@ -159,6 +161,28 @@ def _check_training(t: Tokenizer) -> None:
         )
     if t.channel_multipliers is not None and not t.channel_multipliers:
         raise UserError("tokenizer.channel_multipliers=[]; give one for each resolution, as [1,2,2]")
+
+
+def _check_transformer(m: TransformerModel) -> None:
+    train, key = m.train, "transformer."
+    if m.style == "gpt2":
+        for name, value, mend in (
+            ("n_prefix", m.n_prefix != 1, "1"),
+            ("train.rar", train.rar, "false, as its tokens do not say where they stand"),
+            ("gft", m.gft, "false, as there is no token to tell beta"),
+            ("train.min_level", train.min_level != 1, "1, as there is no token to tell the level"),
+        ):
+            if value:
+                raise UserError(f"{key}{name} does not fit {key}style=gpt2; take {mend}, or style=modern")
+    if m.gft and not m.cond_drop_prob:
+        raise UserError(f"{key}gft=true needs images without a condition; take {key}cond_drop_prob=0.1")
+    if train.keep_random and not train.rar:
+        raise UserError(f"{key}train.keep_random=true has no random order to keep; take {key}train.rar=true")
+    if len(train.rar_anneal) != 2 or not 0 <= train.rar_anneal[0] <= train.rar_anneal[1] <= 1:
+        raise UserError(f"{key}train.rar_anneal={list(train.rar_anneal)}; take two rising shares, as [0.5,0.75]")
+    for name in ("lr", "muon_lr"):
+        if (value := getattr(train, name)) is not None and value <= 0:
+            raise UserError(f"{key}train.{name}={value}; take more than 0")
 
 
 def _check_batch(part: str, train: VQGANTraining | TransformerTraining, devices: int) -> None:

@@ -122,7 +122,11 @@ class TransformerTraining:
     lr_final: float = 0.02
     clip_norm: float = 1.0
     ema: float | None = None
+    checkpointing: bool = False
     min_level: float = 0.5
+    rar: bool = False
+    rar_anneal: list[float] = field(default_factory=lambda: [0.5, 0.75])
+    keep_random: bool = False
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     aux_weight: float = 0.0
@@ -138,6 +142,9 @@ class TransformerModel:
     cond_drop_prob: float = 0.1
     dropout: float | None = None
     rope_base: float = 100.0
+    style: str = "modern"
+    gft: bool = False
+    centred: bool = True
     ckpt: str | None = None
     train: TransformerTraining = field(default_factory=TransformerTraining)
 
@@ -170,7 +177,7 @@ class Trainer:
     device: str = "auto"
     devices: int = 1
     precision: str = "auto"
-    compile: bool = False  # stage 1's networks
+    compile: bool = False  # the networks of stages 1 and 2
     threads: int | None = None
     num_workers: int = 0
     val_every: int | None = None
@@ -236,6 +243,11 @@ class TokenizerFile:
 
 
 @dataclass
+class TransformerFile:
+    ckpt: str | None = None
+
+
+@dataclass
 class ClipChoice:
     model: str | None = None
     pretrained: str | None = None
@@ -278,6 +290,7 @@ class ExportConfig:
     run: str = "outputs/${name}"
     out: str = "${run}/model"
     tokenizer: TokenizerFile = field(default_factory=TokenizerFile)
+    transformer: TransformerFile = field(default_factory=TransformerFile)
     clip: Clip = field(default_factory=Clip)
     sampling: Sampling = field(default_factory=Sampling)
 

@@ -3,6 +3,8 @@
 B batch, L image tokens, V codebook size, E embedding size
 """
 
+from collections.abc import Sequence
+
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -13,14 +15,17 @@ from clipgen.transformer.condition import centre, noise_to_cosine
 from clipgen.transformer.loss import Reconstruction, embedding_loss, one_code_each, token_loss
 from clipgen.transformer.model import Transformer
 from clipgen.transformer.optim import make_optimizers
+from clipgen.transformer.order import draw_orders, random_share
 
 
 class TransformerModule(pl.LightningModule):
     """Cross-entropy of the tokens given the centred image embedding, noised to a cosine that the model is told.
 
     `min_level` is the least cosine that is drawn; the levels are uniform between it and 1. A batch is worked off in
-    `accumulate` parts. With `aux_weight`, a linear head on the mean of the last hidden states has to tell the
-    embedding; `reconstruction` asks it of the decoded image.
+    `accumulate` parts. With `rar` the tokens come in random orders, until between the shares `rar_anneal` of the
+    training these give way to raster order, in half of the rows where the Transformer is to know `any_order`. With
+    `aux_weight`, a linear head on the mean of the last hidden states has to tell the embedding; `reconstruction` asks
+    it of the decoded image.
     """
 
     def __init__(
@@ -39,6 +44,8 @@ class TransformerModule(pl.LightningModule):
         min_level: float = 0.5,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
+        rar: bool = False,
+        rar_anneal: Sequence[float] = (0.5, 0.75),
         aux_weight: float = 0.0,
         reconstruction: Reconstruction | None = None,
         clip_norm: float = 1.0,
@@ -56,6 +63,7 @@ class TransformerModule(pl.LightningModule):
         )  # fmt: skip
         self.warmup, self.factor, self.lr_final, self.accumulate = warmup, SCHEDULES[schedule], lr_final, accumulate
         self.min_level, self.label_smoothing, self.z_loss = min_level, label_smoothing, z_loss
+        self.rar, self.rar_anneal = rar, rar_anneal
         self.aux_weight, self.reconstruction, self.clip_norm = aux_weight, reconstruction, clip_norm
         self.seed, self.settings = seed, settings or {}
         self.batches = 0
@@ -71,10 +79,10 @@ class TransformerModule(pl.LightningModule):
         for optimizer, lr in zip(optimizers, (self.lr, self.muon_lr), strict=False):
             set_learning_rates([optimizer], lr * factor)
             optimizer.zero_grad()
-        parts = zip(*(value.chunk(self.accumulate) for value in self.draw(batch).values()), strict=True)
+        drawn = self.draw(batch)
         logged = []
-        for part in parts:
-            loss, of_part = self.losses(*part)
+        for part in zip(*(value.chunk(self.accumulate) for value in drawn.values()), strict=True):
+            loss, of_part = self.losses(**dict(zip(drawn, part, strict=True)))
             self.manual_backward(loss / self.accumulate)
             logged.append(of_part)
         if self.clip_norm:
@@ -95,9 +103,17 @@ class TransformerModule(pl.LightningModule):
         level_B = torch.empty(size, device=self.device).uniform_(self.min_level, 1.0)[rank::world]
         noise_BE = torch.randn(size, batch["clip"].shape[1], device=self.device)[rank::world]
         dropped_B = torch.rand(size, device=self.device)[rank::world] < self.transformer.conditioner.drop_prob
+        more = {}
+        if self.transformer.gft:  # rows without a condition have no guidance
+            more["beta_B"] = torch.rand(size, device=self.device)[rank::world].masked_fill(dropped_B, 1.0)
+        if self.rar:
+            last = 0.5 if self.transformer.any_order else 0.0
+            share = random_share(self.batches / self.steps, self.rar_anneal, last)
+            if share:
+                more["order_BL"] = draw_orders(size, batch["tokens"].shape[1], share, self.device)[rank::world]
         seed_batch(self.seed, self.batches, 1 + rank)  # of what is drawn from here on: dropout
         clean_BE = centre(batch["clip"], self.image_mean_E)
-        return {
+        return more | {
             "tokens_BL": batch["tokens"],
             "clean_BE": clean_BE,
             "condition_BE": noise_to_cosine(clean_BE, level_B, noise_BE),
@@ -105,20 +121,39 @@ class TransformerModule(pl.LightningModule):
             "dropped_B": dropped_B,
         }
 
-    def losses(self, tokens_BL, clean_BE, condition_BE, level_B, dropped_B) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(
+        self, tokens_BL, clean_BE, condition_BE, level_B, dropped_B, order_BL=None, beta_B=None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """What is minimised, and its parts to log."""
-        features_BLD, logits_BLV = self.transformer.outputs(tokens_BL, condition_BE, level_B, dropped_B)
-        loss = token_loss(logits_BLV, tokens_BL, self.label_smoothing, self.z_loss)
+        inputs = tokens_BL, condition_BE, level_B, order_BL
+        features_BLD, logits_BLV = self.transformer.outputs(*inputs, beta_B, dropped_B)
+        if beta_B is not None:
+            beta_B11 = beta_B[:, None, None]
+            logits_BLV = beta_B11 * logits_BLV + (1 - beta_B11) * self.null_logits(*inputs)
+        wanted_BL = tokens_BL if order_BL is None else tokens_BL.gather(1, order_BL)
+        loss = token_loss(logits_BLV, wanted_BL, self.label_smoothing, self.z_loss)
         logged = {"loss": loss.detach()}
         if self.aux is not None:
             aux = embedding_loss(self.aux(features_BLD.mean(1)), clean_BE)
             loss, logged["aux"] = loss + self.aux_weight * aux, aux.detach()
         if (again := self.reconstruction) and self.batches % again.every == 0:
             rows = again.rows(len(tokens_BL))
-            made_RE = again.embed(one_code_each(logits_BLV[:rows], again.estimator))
+            logits_RLV = logits_BLV[:rows]
+            if order_BL is not None:  # back to where the tokens stand
+                logits_RLV = logits_RLV[torch.arange(rows)[:, None], order_BL[:rows].argsort(1)]
+            made_RE = again.embed(one_code_each(logits_RLV, again.estimator))
             lost = embedding_loss(centre(made_RE, self.image_mean_E), clean_BE[:rows])
             loss, logged["reconstruction"] = loss + again.weight * lost, lost.detach()
         return loss, logged
+
+    @torch.no_grad()
+    def null_logits(self, tokens_BL, condition_BE, level_B, order_BL) -> Tensor:
+        """What guidance-free training (arXiv 2501.15420) adds, without dropout and gradients."""
+        self.transformer.eval()
+        all_B = torch.ones(len(tokens_BL), dtype=torch.bool, device=self.device)
+        logits_BLV = self.transformer.outputs(tokens_BL, condition_BE, level_B, order_BL, dropped_B=all_B)[1]
+        self.transformer.train()
+        return logits_BLV
 
     def validation_step(self, batch: dict, _: int) -> None:
         """At level 1, the clean embedding, so that the figure has no noise of its own."""
