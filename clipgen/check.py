@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from clipgen.config import Config, Tokenizer, VQGANTraining
+from clipgen.config import Config, Tokenizer, TransformerModel, TransformerTraining, VQGANTraining
 from clipgen.errors import UserError
 
 LEAST = {
@@ -18,7 +18,8 @@ LEAST = {
     "tokenizer.train.gan_layers": 1, "tokenizer.train.gan_channels": 1, "tokenizer.train.gan_weight": 0,
     "tokenizer.train.lecam": 0, "tokenizer.train.clip_norm": 0, "tokenizer.train.perceptual_weight": 0,
     "tokenizer.train.gan_warmup": 0, "tokenizer.commitment": 0, "tokenizer.kl_weight": 0,
-    "transformer.train.clip_norm": 0,
+    "transformer.train.clip_norm": 0, "transformer.train.accumulate": 1, "transformer.train.z_loss": 0,
+    "transformer.train.aux_weight": 0, "transformer.train.recon.weight": 0, "transformer.train.recon.every": 1,
     "tokenizer.train.accumulate": 1, "tokenizer.train.gan_start": 0, "tokenizer.train.perturb_neighbours": 1,
 
     "transformer.width": 1, "transformer.depth": 1, "transformer.heads": 1, "transformer.n_prefix": 1,
@@ -31,7 +32,8 @@ FRACTIONS = (
     "tokenizer.dropout", "tokenizer.decay", "tokenizer.train.lr_final", "tokenizer.train.perturb_share",
     "tokenizer.train.perturb_prob", "tokenizer.train.ema",
     "transformer.dropout", "transformer.cond_drop_prob",
-    "transformer.train.min_level", "transformer.train.label_smoothing", "sampling.fidelity", "sampling.top_p",
+    "transformer.train.min_level", "transformer.train.label_smoothing", "transformer.train.ema",
+    "transformer.train.lr_final", "transformer.train.recon.share", "sampling.fidelity", "sampling.top_p",
 )  # fmt: skip
 CHOICES = {
     "encode.crops": (1, 2, 10), "encode.precision": ("auto", "fp32", "bf16"),
@@ -39,6 +41,9 @@ CHOICES = {
     "tokenizer.quantizer": ("nearest", "moving_average", "simvq", "gumbel", "fsq"),
     "tokenizer.train.pixel_loss": ("l1", "l2"), "tokenizer.train.gan_norm": ("group", "batch"),
     "tokenizer.train.perceptual": ("clip", "lpips", "squeezenet", "none"),
+    "transformer.style": ("modern", "gpt2"),
+    "transformer.train.optimizer": ("muon", "adamw"), "transformer.train.schedule": ("linear", "cosine"),
+    "transformer.train.recon.estimator": ("straight_through", "gumbel"),
 }  # fmt: skip
 
 
@@ -97,7 +102,16 @@ def check(cfg: Config) -> None:
         )
     _check_quantizer(t)
     _check_training(t)
-    _check_batch(t.train, max(cfg.trainer.devices, int(os.environ.get("WORLD_SIZE", 1))))
+    devices = max(cfg.trainer.devices, int(os.environ.get("WORLD_SIZE", 1)))
+    _check_transformer(m)
+    _check_batch("tokenizer", t.train, devices)
+    _check_batch_norm(t.train, devices)
+    _check_batch("transformer", m.train, devices)
+    if t.train.gan_norm == "batch" and t.train.gan_weight > 0 and t.train.batch_size == devices * t.train.accumulate:
+        raise UserError(
+            "tokenizer.train.gan_norm=batch with one picture at a time has nothing to normalise over; take gan_norm="
+            "group, or a larger tokenizer.train.batch_size"
+        )
     if cfg.world and not isinstance(t.image_size, int | None):
         raise UserError(f"world={cfg.world} draws squares, but tokenizer.image_size={t.image_size}; take one number")
     if m.width and m.heads and (m.width % m.heads or (m.width // m.heads) % 4):
@@ -184,14 +198,37 @@ def _check_training(t: Tokenizer) -> None:
         raise UserError("tokenizer.channel_multipliers=[]; give one for each resolution, as [1,2,2]")
 
 
-def _check_batch(train: VQGANTraining, devices: int) -> None:
-    if train.batch_size is None:
-        return
-    if train.batch_size % (devices * train.accumulate):
+def _check_transformer(m: TransformerModel) -> None:
+    train, key = m.train, "transformer."
+    if m.style == "gpt2":
+        for name, value, mend in (
+            ("n_prefix", m.n_prefix != 1, "1"),
+            ("train.rar", train.rar, "false, as its tokens do not say where they stand"),
+            ("gft", m.gft, "false, as there is no token to tell beta"),
+            ("train.min_level", train.min_level != 1, "1, as there is no token to tell the level"),
+        ):
+            if value:
+                raise UserError(f"{key}{name} does not fit {key}style=gpt2; take {mend}, or style=modern")
+    if m.gft and not m.cond_drop_prob:
+        raise UserError(f"{key}gft=true needs images without a condition; take {key}cond_drop_prob=0.1")
+    if train.keep_random and not train.rar:
+        raise UserError(f"{key}train.keep_random=true has no random order to keep; take {key}train.rar=true")
+    if len(train.rar_anneal) != 2 or not 0 <= train.rar_anneal[0] <= train.rar_anneal[1] <= 1:
+        raise UserError(f"{key}train.rar_anneal={list(train.rar_anneal)}; take two rising shares, as [0.5,0.75]")
+    for name in ("lr", "muon_lr"):
+        if (value := getattr(train, name)) is not None and value <= 0:
+            raise UserError(f"{key}train.{name}={value}; take more than 0")
+
+
+def _check_batch(part: str, train: VQGANTraining | TransformerTraining, devices: int) -> None:
+    if train.batch_size is not None and train.batch_size % (devices * train.accumulate):
         raise UserError(
-            f"tokenizer.train.batch_size={train.batch_size} cannot be shared by trainer.devices={devices} in "
-            f"tokenizer.train.accumulate={train.accumulate} parts; take a multiple of {devices * train.accumulate}"
+            f"{part}.train.batch_size={train.batch_size} cannot be shared by trainer.devices={devices} in "
+            f"{part}.train.accumulate={train.accumulate} parts; take a multiple of {devices * train.accumulate}"
         )
+
+
+def _check_batch_norm(train: VQGANTraining, devices: int) -> None:
     if train.gan_norm == "batch" and train.gan_weight != 0 and train.batch_size == devices * train.accumulate:
         raise UserError(
             "tokenizer.train.gan_norm=batch with one picture at a time has nothing to normalise over; take gan_norm="

@@ -103,16 +103,36 @@ class Tokenizer:
 
 
 @dataclass
+class EmbeddingReconstruction:
+    weight: float = 0.0
+    every: int = 4
+    share: float = 0.25
+    estimator: str = "straight_through"
+
+
+@dataclass
 class TransformerTraining:
     steps: int | None = None
     batch_size: int | None = None
-    lr: float = 3e-3
+    accumulate: int = 1
+    optimizer: str = "muon"
+    lr: float | None = None
     muon_lr: float = 0.02
     weight_decay: float = 0.01
     warmup: int = 50
-    min_level: float = 0.5
-    label_smoothing: float = 0.0
+    schedule: str = "linear"
+    lr_final: float = 0.02
     clip_norm: float = 1.0
+    ema: float | None = None
+    checkpointing: bool = False
+    min_level: float = 0.5
+    rar: bool = False
+    rar_anneal: list[float] = field(default_factory=lambda: [0.5, 0.75])
+    keep_random: bool = False
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    aux_weight: float = 0.0
+    recon: EmbeddingReconstruction = field(default_factory=EmbeddingReconstruction)
 
 
 @dataclass
@@ -124,6 +144,9 @@ class TransformerModel:
     cond_drop_prob: float = 0.1
     dropout: float | None = None
     rope_base: float = 100.0
+    style: str = "modern"
+    gft: bool = False
+    centred: bool = True
     ckpt: str | None = None
     train: TransformerTraining = field(default_factory=TransformerTraining)
 
@@ -156,7 +179,7 @@ class Trainer:
     device: str = "auto"
     devices: int = 1
     precision: str = "auto"
-    compile: bool = False  # stage 1's networks
+    compile: bool = False  # the networks of stages 1 and 2
     threads: int | None = None
     num_workers: int = 0
     val_every: int | None = None
@@ -222,6 +245,11 @@ class TokenizerFile:
 
 
 @dataclass
+class TransformerFile:
+    ckpt: str | None = None
+
+
+@dataclass
 class ClipChoice:
     model: str | None = None
     pretrained: str | None = None
@@ -266,6 +294,7 @@ class ExportConfig:
     run: str = "outputs/${name}"
     out: str = "${run}/model"
     tokenizer: TokenizerFile = field(default_factory=TokenizerFile)
+    transformer: TransformerFile = field(default_factory=TransformerFile)
     clip: Clip = field(default_factory=Clip)
     sampling: Sampling = field(default_factory=Sampling)
 

@@ -21,8 +21,8 @@ from clipgen.callbacks.image_grid import ImageGrid
 from clipgen.callbacks.interrupt import SaveOnInterrupt
 from clipgen.callbacks.progress import Progress
 from clipgen.callbacks.throughput import Throughput
-from clipgen.checkpoint import read_checkpoint, submodule, weights_sha256
-from clipgen.cli.imports import read_tokenizer
+from clipgen.checkpoint import weights_sha256
+from clipgen.cli.imports import read_tokenizer, read_transformer
 from clipgen.cli.machine import pick_device, pick_precision
 from clipgen.clip.frozen import LOCAL_DIR, FrozenClip, load_clip
 from clipgen.config import Config, Tokenizer, Trainer, TransformerModel, VQGANTraining, asdict_of
@@ -43,7 +43,22 @@ VQGAN_TRAINING_KEYS = (
     "steps", "lr", "warmup", "lr_final", "betas", "accumulate", "continuous_steps", "usage_window", "restart_dead",
     "gumbel_temperature", "pixel_loss", "perceptual_weight", "gan_warmup", "gan_weight", "gan_lr", "clip_norm",
 )  # fmt: skip
-TRANSFORMER_KEYS = ("width", "depth", "heads", "n_prefix", "cond_drop_prob", "dropout", "rope_base")
+TRANSFORMER_TRAINING_KEYS = (
+    "steps", "accumulate", "optimizer", "lr", "muon_lr", "weight_decay", "warmup", "schedule", "lr_final", "clip_norm",
+    "min_level", "label_smoothing", "z_loss", "aux_weight", "rar", "rar_anneal",
+)  # fmt: skip
+TRANSFORMER_KEYS = (
+    "width",
+    "depth",
+    "heads",
+    "n_prefix",
+    "cond_drop_prob",
+    "dropout",
+    "rope_base",
+    "style",
+    "gft",
+    "centred",
+)
 
 
 def tokenizer_settings(cfg: Tokenizer) -> dict[str, Any]:
@@ -77,6 +92,7 @@ def check_adversary(cfg: Tokenizer) -> None:
 def transformer_settings(cfg: TransformerModel, grid, codebook_size: int, embed_dim: int) -> dict[str, Any]:
     """What `Transformer(**settings)` takes."""
     own = {key: value for key, value in asdict_of(cfg).items() if key in TRANSFORMER_KEYS}
+    own["any_order"] = cfg.train.keep_random
     return {"grid": list(grid), "codebook_size": codebook_size, "embed_dim": embed_dim, **own}
 
 
@@ -106,10 +122,10 @@ def tokenizer_sha256(state: dict[str, torch.Tensor]) -> str:
 
 
 def load_transformer(path: str | Path) -> tuple[Transformer, dict[str, Any]]:
-    checkpoint = read_checkpoint(path, "transformer")
-    settings = checkpoint["clipgen"]["settings"]["transformer"]
+    """(Transformer in eval mode, its settings) from a checkpoint, ours or the published one."""
+    settings, weights = read_transformer(path)
     transformer = Transformer(**settings)
-    transformer.load_state_dict(submodule(checkpoint, "transformer"))
+    transformer.load_state_dict(weights)
     return transformer.eval(), settings
 
 

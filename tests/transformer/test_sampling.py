@@ -124,7 +124,7 @@ def test_greedy_sampling_takes_the_best_of_the_guided_logits(greedy):
     tokens_BL = generate(network, CONDITIONS, LEVELS, [1, 2, 3], 2.0, **greedy).flatten(1)
     conditional = network(tokens_BL, CONDITIONS, LEVELS)
     own_null = network.conditioner.null
-    network.conditioner.forward = lambda condition_BE, level_B: own_null(len(condition_BE))
+    network.conditioner.forward = lambda condition_BE, level_B, *_: own_null(len(condition_BE))
     null = network(tokens_BL, CONDITIONS, LEVELS)
     assert torch.equal(guide(conditional, null, 2.0).argmax(-1), tokens_BL)
 

@@ -69,6 +69,10 @@ class Quantizer(nn.Module, ABC):
         """The decoder's input for given tokens, (B, C, h, w)."""
         return self.project_out(self.codes_KD[tokens_Bhw].permute(0, 3, 1, 2))
 
+    def blend(self, p_BhwK: Tensor) -> Tensor:
+        """The decoder's input for the mean code at each place, (B, C, h, w), with gradients to `p_BhwK`."""
+        return self.project_out((p_BhwK.float() @ self.codes_KD).permute(0, 3, 1, 2))
+
     @torch.no_grad()
     def count(self, counts_K: Tensor) -> None:
         """Add how often a batch used each code to the window."""
