@@ -50,11 +50,12 @@ from clipgen.tokenizer.codes import Perturbation
 from clipgen.tokenizer.compiled import compile_in_place
 from clipgen.tokenizer.module import VQGANModule
 from clipgen.tokenizer.vqgan import VQGAN
+from clipgen.transformer.bridges import bridge
 from clipgen.transformer.condition import centre
 from clipgen.transformer.model import Transformer
 from clipgen.transformer.module import TransformerModule
 from clipgen.transformer.sampling import generate
-from data_prep.statistics import load_statistics
+from data_prep.statistics import bank, load_statistics
 
 PREVIEWS = 8  # pictures in a grid
 
@@ -177,7 +178,10 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     device = pick_device(cfg.trainer.device)
     vqgan.to(device)
     prompts = list(cfg.prompts)[:PREVIEWS]
-    text_BE = centre(clip.encode_text(prompts), statistics["text_mean"]).to(device) if prompts else None
+    text_BE = None
+    if prompts:
+        bank_NE = bank(cfg.latents, cfg.bank) if "knn" in cfg.sampling.bridge else None
+        text_BE = bridge(cfg.sampling.bridge, clip.encode_text(prompts).cpu(), statistics, bank_NE).to(device)
 
     def draw() -> Image.Image:
         if text_BE is not None:
@@ -299,7 +303,7 @@ def export(cfg, tokenizer: Path, transformer: Path, latents: Path, out: Path) ->
     model, model_settings = load_transformer(transformer)
     pipeline = ClipGen(
         vqgan, model, clip, load_statistics(latents), asdict_of(cfg.sampling),
-        {"tokenizer": vqgan_settings, "transformer": model_settings},
+        {"tokenizer": vqgan_settings, "transformer": model_settings}, bank_NE=bank(latents, cfg.bank),
     )  # fmt: skip
     pipeline.save_pretrained(out)
     return pipeline
