@@ -10,7 +10,7 @@ from clipgen.config import Config, Tokenizer, TransformerModel, TransformerTrain
 from clipgen.errors import UserError
 
 LEAST = {
-    "prep.workers": 1,
+    "prep.workers": 1, "bank": 0,
     "tokenizer.downsample": 1, "tokenizer.codebook_size": 2,
     "tokenizer.code_dim": 1, "tokenizer.channels": 32, "tokenizer.res_blocks": 1, "tokenizer.z_channels": 1,
     "tokenizer.norm_groups": 1, "tokenizer.patch": 1,
@@ -78,6 +78,7 @@ def check(cfg: Config) -> None:
     for key, choices in CHOICES.items():
         if (value := _value(cfg, key)) not in choices:
             raise UserError(f"{key}={value} is unknown; take {', '.join(map(str, choices[:-1]))} or {choices[-1]}")
+    _check_bridge(cfg)
     t, m = cfg.tokenizer, cfg.transformer
     _check_size("prep.size", cfg.prep.size, 1)
     _check_size("tokenizer.image_size", t.image_size, 8)
@@ -119,6 +120,13 @@ def check(cfg: Config) -> None:
             f"transformer.width={m.width} over transformer.heads={m.heads} gives no head size that is a multiple of 4; "
             f"take heads={max(1, m.width // 64)}"
         )
+
+
+def _check_bridge(cfg: Config) -> None:
+    from clipgen.transformer.bridges import parse  # torch is loaded with it
+
+    if parse(cfg.sampling.bridge)[1] and not cfg.bank:
+        raise UserError(f"sampling.bridge={cfg.sampling.bridge} needs a bank of image embeddings; take bank=10000")
 
 
 def _check_size(key: str, size: Any, least: int) -> None:

@@ -171,6 +171,7 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     fidelity: float = 0.9
+    bridge: str = "mean"
     batch_size: int = 256
 
 
@@ -204,6 +205,7 @@ class Config:
     prompts: list[str] = field(default_factory=list)
     preview: str = "prompts"
     seed: int = 0
+    bank: int = 10_000  # embeddings kept in the model folder for bridge=knn
     replace: bool = False
     prep: Prep = field(default_factory=Prep)
     clip: Clip = field(default_factory=Clip)
@@ -227,6 +229,7 @@ class Generate:
     top_k: int | None = None
     top_p: float | None = None
     fidelity: float | None = None
+    bridge: str | None = None
     batch_size: int | None = None
     device: str = "auto"
 
@@ -275,7 +278,7 @@ class EvaluateConfig(Generate):
     clip: ClipChoice = field(default_factory=ClipChoice)
 
 
-GENERATION = ("guidance_scale", "temperature", "top_k", "top_p", "fidelity", "batch_size")  # of Generate, for ClipGen
+GENERATION = ("guidance_scale", "temperature", "top_k", "top_p", "fidelity", "bridge", "batch_size")  # of Generate
 
 
 @dataclass
@@ -293,6 +296,7 @@ class ExportConfig:
     name: str = "run"
     run: str = "outputs/${name}"
     out: str = "${run}/model"
+    bank: int = 10_000
     tokenizer: TokenizerFile = field(default_factory=TokenizerFile)
     transformer: TransformerFile = field(default_factory=TransformerFile)
     clip: Clip = field(default_factory=Clip)

@@ -21,12 +21,14 @@ from clipgen.data.atomic import replacing, sha256_file, write_json
 from clipgen.data.transforms import center_crop_resize, to_model_range, to_uint8
 from clipgen.errors import UserError
 from clipgen.tokenizer.vqgan import VQGAN
+from clipgen.transformer import bridges
 from clipgen.transformer.condition import centre
 from clipgen.transformer.model import Transformer
 from clipgen.transformer.sampling import generate
 
 FORMAT = 1
 MEANS = ("image_mean", "text_mean")
+BANK = "bank.safetensors"
 
 
 class ClipGen:
@@ -44,13 +46,15 @@ class ClipGen:
         sampling: dict[str, Any],
         settings: dict[str, Any],
         device: str | torch.device = "cpu",
+        bank_NE: Tensor | None = None,
     ):
         self.device = torch.device(device)
         self.vqgan = vqgan.eval().to(self.device, memory_format=torch.channels_last)
         self.transformer = transformer.eval().to(self.device)
         self.clip = clip.to(self.device)
         self.statistics = {name: tensor.to(self.device) for name, tensor in statistics.items()}
-        self.sampling = sampling
+        self.bank_NE = None if bank_NE is None else bank_NE.to(self.device)
+        self.sampling = {"bridge": bridges.DEFAULT, **sampling}  # a model of before bridges had a choice
         self.settings = settings
 
     @classmethod
@@ -82,7 +86,8 @@ class ClipGen:
         for mean in MEANS:
             if mean not in statistics:
                 raise UserError(f"{path} has no {mean}; export the model again")
-        return cls(vqgan, transformer, clip, statistics, sampling, settings, device)
+        bank_NE = load_weights(folder / BANK)["image"] if (folder / BANK).is_file() else None
+        return cls(vqgan, transformer, clip, statistics, sampling, settings, device, bank_NE)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, safetensors, a model card, and the CLIP where it came from a local folder. No pickle."""
@@ -94,6 +99,10 @@ class ClipGen:
         save_weights(self.vqgan.state_dict(), folder / "tokenizer.safetensors")
         save_weights(self.transformer.state_dict(), folder / "transformer.safetensors")
         save_weights(self.statistics, folder / "statistics.safetensors")
+        if self.bank_NE is None:
+            (folder / BANK).unlink(missing_ok=True)
+        else:
+            save_weights({"image": self.bank_NE.half()}, folder / BANK)
         clip = {
             "folder": local,
             "model": None if local else identity.model,
@@ -141,28 +150,41 @@ class ClipGen:
         n: int = 4,
         seed: int = 0,
         on_batch: Callable[[int], None] | None = None,
-        **sampling: float | int | None,
+        **sampling: float | int | str | None,
     ) -> list[Image.Image]:
         """`n` images for each prompt, in order: all of the first prompt, then all of the second.
 
         `sampling` overrides the model's own guidance_scale, temperature, top_k, top_p, fidelity (the cosine at which
-        the Transformer is asked, 0 to 1) and batch_size. An image depends on its prompt, its number, the seed and the
-        settings, and on no other image. Raises UserError for an empty prompt or a setting out of range.
+        the Transformer is asked, 0 to 1), bridge (from text to image embeddings: `clipgen.transformer.bridges`) and
+        batch_size. An image depends on its prompt, its number, the seed and the settings, and on no other image.
+        Raises UserError for an empty prompt, a setting out of range, or a bridge that the model lacks something for.
         """
         if isinstance(prompts, str):
             raise UserError(f"prompts is the text {prompts!r}; give a list of texts")
         for number, prompt in enumerate(prompts):
             if not prompt.strip():
                 raise UserError(f"prompt {number + 1} is empty; say what the image shows")
-        condition_PE = centre(self.clip.encode_text(prompts), self.statistics["text_mean"])
+        condition_PE = self.bridge(self.clip.encode_text(prompts), sampling.get("bridge"))
         seeds = [image_seed(prompt, seed, i) for prompt in prompts for i in range(n)]
         return self.from_conditions(condition_PE.repeat_interleave(n, 0), seeds, on_batch, **sampling)
 
-    def vary(self, image: Image.Image, n: int = 4, seed: int = 0, **sampling: float | int | None) -> list[Image.Image]:
+    def bridge(self, text_BE: Tensor, name: str | None = None) -> Tensor:
+        """Unit conditions for text embeddings of unit length; UserError where the model lacks what the bridge needs."""
+        name = self.sampling["bridge"] if name is None else name
+        return bridges.bridge(name, text_BE.to(self.device), self.statistics, self.bank_NE)
+
+    def image_conditions(self, images: Sequence[Image.Image]) -> Tensor:
+        """Conditions (B, E) of pictures of the generator's own size."""
+        parts = [self._tensor(images[start : start + 256]) for start in range(0, len(images), 256)]
+        image_BE = torch.cat([self.clip.encode_image(part_BCHW) for part_BCHW in parts])
+        return centre(image_BE, self.statistics["image_mean"])
+
+    def vary(
+        self, image: Image.Image, n: int = 4, seed: int = 0, **sampling: float | int | str | None
+    ) -> list[Image.Image]:
         """`n` images like a given one: its own CLIP embedding is the condition, by default at fidelity 1."""
         pixels = center_crop_resize(image.convert("RGB"), self.vqgan.image_size)
-        image_BCHW = self._tensor([pixels])
-        condition_BE = centre(self.clip.encode_image(image_BCHW), self.statistics["image_mean"])
+        condition_BE = self.image_conditions([pixels])
         sampling = {**sampling, "fidelity": 1.0 if sampling.get("fidelity") is None else sampling["fidelity"]}
         seeds = [image_seed("", seed, i) for i in range(n)]
         return self.from_conditions(condition_BE.expand(n, -1), seeds, **sampling)
@@ -173,11 +195,11 @@ class ClipGen:
         condition_BE: Tensor,
         seeds: Sequence[int],
         on_batch: Callable[[int], None] | None = None,
-        **sampling: float | int | None,
+        **sampling: float | int | str | None,
     ) -> list[Image.Image]:
         """One image for each centred unit condition; `on_batch(k)` is told when k more are done."""
         options = self._options(sampling)
-        size, fidelity = options.pop("batch_size"), options.pop("fidelity")
+        size, fidelity, _ = options.pop("batch_size"), options.pop("fidelity"), options.pop("bridge")
         images: list[Image.Image] = []
         for start in range(0, len(seeds), size):
             part_BE = condition_BE[start : start + size].to(self.device)

@@ -52,11 +52,12 @@ from clipgen.tokenizer.codes import Perturbation
 from clipgen.tokenizer.compiled import compile_in_place
 from clipgen.tokenizer.module import VQGANModule
 from clipgen.tokenizer.vqgan import VQGAN
+from clipgen.transformer.bridges import bridge
 from clipgen.transformer.condition import centre
 from clipgen.transformer.model import Transformer
 from clipgen.transformer.module import TransformerModule
 from clipgen.transformer.sampling import generate
-from data_prep.statistics import load_statistics
+from data_prep.statistics import bank, load_statistics
 
 PREVIEWS = 8  # pictures in a grid
 
@@ -189,7 +190,10 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     )
     ema = EMA("transformer", m.train.ema) if m.train.ema else None
     prompts = list(cfg.prompts)[:PREVIEWS]
-    text_BE = centre(clip.encode_text(prompts), statistics["text_mean"]).to(device) if prompts else None
+    text_BE = None
+    if prompts:
+        bank_NE = bank(cfg.latents, cfg.bank) if "knn" in cfg.sampling.bridge else None
+        text_BE = bridge(cfg.sampling.bridge, clip.encode_text(prompts).cpu(), statistics, bank_NE).to(device)
 
     def draw() -> Image.Image:
         with ema.weights() if ema else nullcontext():
@@ -321,6 +325,13 @@ def transformer_checkpoint(folder: Path) -> Path:
 
 def export(cfg, tokenizer: Path, transformer: Path, latents: Path, out: Path) -> ClipGen:
     """A folder that needs nothing else: safetensors, config, model card, and the CLIP where it is a local one."""
+    pipeline = assemble(cfg, tokenizer, transformer, latents)
+    pipeline.save_pretrained(out)
+    return pipeline
+
+
+def assemble(cfg, tokenizer: Path, transformer: Path, latents: Path) -> ClipGen:
+    """The generator of two checkpoints, with the statistics of the latents; UserError where they do not fit."""
     clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
     vqgan, vqgan_settings, sha256 = load_tokenizer(tokenizer, cfg.tokenizer.ckpt_config)
     model, model_settings = load_transformer(transformer)
@@ -333,12 +344,10 @@ def export(cfg, tokenizer: Path, transformer: Path, latents: Path, out: Path) ->
             )
     if model.centred or (latents / "manifest.json").exists():
         check_latents(Manifest.load(latents, "latents"), str(latents), tokenizer, sha256, clip)
-        statistics = means(latents, model.centred)
+        statistics, bank_NE = means(latents, model.centred), bank(latents, cfg.bank)
     else:  # nothing of the images is needed
-        statistics = {name: torch.zeros(clip.identity.embed_dim) for name in MEANS}
-    pipeline = ClipGen(
+        statistics, bank_NE = {name: torch.zeros(clip.identity.embed_dim) for name in MEANS}, None
+    return ClipGen(
         vqgan, model, clip, statistics, asdict_of(cfg.sampling),
-        {"tokenizer": vqgan_settings, "transformer": model_settings},
+        {"tokenizer": vqgan_settings, "transformer": model_settings}, bank_NE=bank_NE,
     )  # fmt: skip
-    pipeline.save_pretrained(out)
-    return pipeline
