@@ -109,6 +109,12 @@ class Transformer(nn.Module):
         """Logits (B, V) of the token after inputs `x_BSD`, which follow what `cache` holds."""
         return self.head(self.run(x_BSD, cache.length, cache, order_BL)[:, -1])
 
+    def new_cache(self, batch: int, dtype: torch.dtype | None = None, device=None) -> KVCache:
+        """An empty cache for `batch` rows, in the weights' own type and on their device where nothing is said."""
+        at, (T, K) = self.place_LD, self.cos_TK.shape
+        heads = self.blocks[0].attention.heads
+        return KVCache(len(self.blocks), batch, heads, T, K, dtype or at.dtype, device or at.device)
+
     def run(self, x_BSD: Tensor, start: int, cache: KVCache | None = None, order_BL: Tensor | None = None) -> Tensor:
         stop = start + x_BSD.shape[1]
         place, cos, sin = self._positions(start, stop, order_BL)
@@ -127,6 +133,8 @@ class Transformer(nn.Module):
 
         Input i predicts image token i - P + 1; the inputs before that have no place. With an order each has a batch.
         """
+        if order_BL is None and (first := start - self.n_prefix + 1) >= 0:
+            return self.place_LD[first : stop - self.n_prefix + 1], self.cos_TK[start:stop], self.sin_TK[start:stop]
         padded_TD = F.pad(self.place_LD, (0, 0, self.n_prefix - 1, 0))
         if order_BL is None:
             return padded_TD[start:stop], self.cos_TK[start:stop], self.sin_TK[start:stop]
@@ -203,8 +211,9 @@ def attend(q_BNSK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor) -> Tensor:
     if q_BNSK.device.type != "cpu" or T > PLAIN_ATTENTION_UP_TO:
         assert S in (1, T), (S, T)  # torch counts its causal mask from the first position, not from the last
         return F.scaled_dot_product_attention(q_BNSK, k_BNTK, v_BNTK, is_causal=S > 1)
-    if S == 1:
-        return (q_BNSK @ k_BNTK.transpose(-1, -2) * K**-0.5).softmax(-1) @ v_BNTK
+    if S == 1:  # keys times query: they are read as they lie, which bf16 needs more than fp32
+        scores_BN1T = (k_BNTK @ (q_BNSK * K**-0.5).transpose(-1, -2)).transpose(-1, -2)
+        return scores_BN1T.softmax(-1) @ v_BNTK
     later_ST = torch.full((S, T), float("-inf"), dtype=q_BNSK.dtype).triu(T - S + 1)
     q_MSK, k_MTK, v_MTK = (x.reshape(B * N, -1, K) for x in (q_BNSK, k_BNTK, v_BNTK))
     scores_MST = torch.baddbmm(later_ST, q_MSK, k_MTK.transpose(1, 2), alpha=K**-0.5)  # M = B·N; scale and mask at once

@@ -1,15 +1,37 @@
-"""Sampling of image tokens: free functions that know nothing of the model but its prefix and its step.
+"""Sampling of image tokens: free functions that know nothing of the model but its prefix, its step and its cache.
 
-B images, P prefix tokens, D width, V codebook size, L image tokens
+B images, R rows of a pass (2·B with guidance), P prefix tokens, D width, V codebook size, C codes to draw from,
+L image tokens
 """
 
+import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from clipgen.transformer.cache import KVCache
 from clipgen.transformer.model import Transformer
+
+GUIDANCE_POWER = 2.75  # RAR's, of its largest models
+SCHEDULES = ("constant", "power_cosine")
+
+
+class Given(NamedTuple):
+    """Tokens that every image of the batch keeps: `token_L` counts where `known_L`."""
+
+    token_L: Tensor
+    known_L: Tensor
+
+
+class Sampled(NamedTuple):
+    """`preference_B` is log p(tokens | condition) - log p(tokens | null) in nats, None where nothing asked for it.
+
+    Tokens given before the first drawn one are left out of it: they are the same in every image.
+    """
+
+    token_Bhw: Tensor
+    preference_B: Tensor | None
 
 
 def guide(conditional_BV: Tensor, null_BV: Tensor, scale: float) -> Tensor:
@@ -17,30 +39,49 @@ def guide(conditional_BV: Tensor, null_BV: Tensor, scale: float) -> Tensor:
     return null_BV + scale * (conditional_BV - null_BV)
 
 
-def top_k_top_p(logits_BV: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """Keep the `top_k` largest (0: all), then the fewest whose probabilities sum to `top_p`; the best always stays."""
-    if 0 < top_k < logits_BV.shape[-1]:
-        least_B1 = logits_BV.topk(top_k, -1).values[:, -1:]
-        logits_BV = logits_BV.masked_fill(logits_BV < least_B1, float("-inf"))
-    if top_p < 1.0:
-        sorted_BV, order_BV = logits_BV.sort(-1, descending=True)
-        p_BV = sorted_BV.softmax(-1)
-        beyond_BV = p_BV.cumsum(-1) - p_BV >= top_p
-        beyond_BV[:, 0] = False  # top_p = 0 is greedy
-        logits_BV = logits_BV.masked_fill(beyond_BV.scatter(-1, order_BV, beyond_BV), float("-inf"))
-    return logits_BV
+def scale_at(step: int, steps: int, scale: float, schedule: str) -> float:
+    """The guidance scale of a token: `power_cosine` grows from 1 to `scale` (MDT, arXiv 2303.14389; RAR's power)."""
+    if schedule == "constant":
+        return scale
+    return 1 + (scale - 1) * (1 - math.cos(math.pi * (step / steps) ** GUIDANCE_POWER)) / 2
 
 
-def draw(p_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    """One code per row by inverting the cumulative distribution at `uniform_B`, so that a row has a seed of its own."""
-    cumulative_BV = p_BV.double().cumsum(-1)
-    chosen_B1 = torch.searchsorted(cumulative_BV, uniform_B[:, None].double() * cumulative_BV[:, -1:], right=True)
-    last_B1 = (p_BV > 0).double().cumsum(-1).argmax(-1, keepdim=True)
-    return torch.minimum(chosen_B1, last_B1)[:, 0]
+def choices(logits_BV: Tensor, temperature: float, top_k: int, top_p: float, min_p: float) -> tuple[Tensor, Tensor]:
+    """(probabilities, codes), (B, C) each: a probability is 0 where a filter left the code out.
+
+    The `top_k` likeliest (0: all); of them the fewest whose probabilities sum to `top_p`; of them those of at least
+    `min_p` times the best's probability. The best always stays.
+    """
+    V = logits_BV.shape[-1]
+    if sifted := 0 < top_k < V or top_p < 1:  # sorted, and softmax is over what is left
+        logits_BV, code_BC = logits_BV.topk(min(top_k or V, V), -1)
+    else:
+        code_BC = torch.arange(V, device=logits_BV.device).expand_as(logits_BV)
+    p_BC = (logits_BV / max(temperature, 1e-6)).softmax(-1)
+    if sifted and top_p < 1:
+        beyond_BC = p_BC.cumsum(-1) - p_BC >= top_p
+        beyond_BC[:, 0] = False  # top_p = 0 is greedy
+        p_BC = p_BC.masked_fill(beyond_BC, 0)
+    if min_p > 0:
+        p_BC = p_BC.masked_fill(p_BC < min_p * p_BC.amax(-1, keepdim=True), 0)
+    return p_BC, code_BC
 
 
-@torch.no_grad()
-def generate(
+def draw(p_BC: Tensor, uniform_B: Tensor) -> Tensor:
+    """One index per row where the cumulative distribution passes `uniform_B`, so that a row has a seed of its own."""
+    cumulative_BC = p_BC.cumsum(-1, dtype=torch.float64)
+    total_B1 = cumulative_BC[:, -1:]
+    at_B1 = torch.minimum(uniform_B[:, None] * total_B1, total_B1.nextafter(torch.zeros_like(total_B1)))
+    return torch.searchsorted(cumulative_BC, at_B1, right=True)[:, 0]
+
+
+def generate(model: Transformer, *arguments, **options) -> Tensor:
+    """Tokens (B, h, w); `sample`'s arguments."""
+    return sample(model, *arguments, **options).token_Bhw
+
+
+@torch.inference_mode()
+def sample(
     model: Transformer,
     condition_BE: Tensor,
     level_B: Tensor,
@@ -49,41 +90,53 @@ def generate(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    min_p: float = 0.0,
+    guidance_schedule: str = "constant",
+    negative_BE: Tensor | None = None,
+    given: Given | None = None,
+    prefer: bool = False,
     on_token: Callable[[], None] | None = None,
-) -> Tensor:
-    """Tokens (B, h, w) for B conditions; image i depends on `seeds[i]` and on no other image of the batch."""
+) -> Sampled:
+    """B images' tokens; image i depends on `seeds[i]` and on no other image of the batch.
+
+    `negative_BE` takes the null's place in guidance. Tokens of `given` are kept; every other one is drawn knowing those
+    before it in raster order. With `prefer` the null is asked whatever the guidance.
+    """
     B, L = len(condition_BE), model.n_tokens
+    device = condition_BE.device
     uniform_BL = torch.stack([torch.rand(L, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-    uniform_BL = uniform_BL.to(condition_BE.device)
-    prefix_BPD = model.conditioner(condition_BE, level_B)
-    guided = guidance_scale != 1.0
-    if guided:  # one batched pass: the conditioned rows, then the null ones
-        prefix_BPD = torch.cat([prefix_BPD, model.conditioner.null(B).to(prefix_BPD.dtype)])
-    attention = model.blocks[0].attention
-    head_dim = model.cos_TK.shape[1]
-    cache = KVCache(
-        len(model.blocks),
-        len(prefix_BPD),
-        attention.heads,
-        len(model.cos_TK),
-        head_dim,
-        _dtype(model),
-        prefix_BPD.device,
-    )
-    x_BSD, tokens = prefix_BPD, []
-    for i in range(L):
-        logits_BV = model.step(x_BSD, cache).float()
-        if guided:
-            logits_BV = guide(logits_BV[:B], logits_BV[B:], guidance_scale)
-        p_BV = top_k_top_p(logits_BV / max(temperature, 1e-6), top_k, top_p).softmax(-1)
-        token_B = draw(p_BV, uniform_BL[:, i])
-        tokens.append(token_B)
-        x_BSD = model.embed(token_B)[:, None]
-        if guided:
-            x_BSD = torch.cat([x_BSD, x_BSD])
+    uniform_LB = uniform_BL.double().t().contiguous().to(device)
+    prefix_RPD = model.conditioner(condition_BE, level_B)
+    contrasted = guidance_scale != 1.0 or prefer
+    if contrasted:  # one batched pass: the conditioned rows, then the others
+        null = model.conditioner.null(B) if negative_BE is None else model.conditioner(negative_BE, level_B)
+        prefix_RPD = torch.cat([prefix_RPD, null.to(prefix_RPD.dtype)])
+    cache = model.new_cache(len(prefix_RPD), _dtype(model), device)
+    token_BL = torch.empty(B, L, dtype=torch.long, device=device)
+    preference_B = torch.zeros(B, device=device) if prefer else None
+    known = [False] * L if given is None else given.known_L.tolist()
+    lead = known.index(False) if False in known else L  # tokens that nothing is drawn before
+    x_RSD = prefix_RPD
+    if lead:
+        token_BL[:, :lead] = given.token_L[:lead]
+        x_RSD = torch.cat([prefix_RPD, model.embed(given.token_L[:lead]).expand(len(prefix_RPD), -1, -1)], 1)
+    for i in range(lead, L):
+        logits_RV = model.step(x_RSD, cache).float()
+        if known[i]:
+            token_B1 = given.token_L[i].expand(B, 1)
+        else:
+            scale = scale_at(i, L, guidance_scale, guidance_schedule)
+            logits_BV = guide(logits_RV[:B], logits_RV[B:], scale) if contrasted else logits_RV
+            p_BC, code_BC = choices(logits_BV, temperature, top_k, top_p, min_p)
+            token_B1 = code_BC.gather(1, draw(p_BC, uniform_LB[i])[:, None])
+        token_BL[:, i : i + 1] = token_B1
+        if prefer:
+            log_p_RV = logits_RV.log_softmax(-1)
+            preference_B += (log_p_RV[:B] - log_p_RV[B:]).gather(1, token_B1)[:, 0]
+        x_RSD = model.embed(torch.cat([token_B1, token_B1]) if contrasted else token_B1)
         if on_token:
             on_token()
-    return torch.stack(tokens, 1).view(B, *model.grid)
+    return Sampled(token_BL.view(B, *model.grid), preference_B)
 
 
 def _dtype(model: Transformer) -> torch.dtype:

@@ -1,25 +1,27 @@
 """Sampling: what is kept, what is drawn, and that an image depends on its own seed only."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from clipgen.transformer.model import Transformer
-from clipgen.transformer.sampling import draw, generate, guide, top_k_top_p
+from clipgen.transformer.packed import packed
+from clipgen.transformer.sampling import Given, choices, draw, generate, guide, sample, scale_at
 
 LOGITS = torch.tensor([[0.5, 0.2, 0.15, 0.1, 0.05]]).log()[:, [2, 0, 4, 1, 3]]  # probabilities .15 .5 .05 .2 .1
-
-
-def kept(logits_BV: torch.Tensor) -> list[int]:
-    return torch.isfinite(logits_BV[0]).nonzero().flatten().tolist()
-
-
 ALL = [0, 1, 2, 3, 4]
+
+
+def kept(logits_BV=LOGITS, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0) -> list[int]:
+    p_BC, code_BC = choices(logits_BV, temperature, top_k, top_p, min_p)
+    return sorted(code_BC[p_BC > 0].tolist())
 
 
 @pytest.mark.parametrize(("top_k", "wanted"), [(0, ALL), (1, [1]), (2, [1, 3]), (3, [0, 1, 3]), (5, ALL), (9, ALL)])
 def test_top_k_keeps_the_k_best(top_k, wanted):
-    assert kept(top_k_top_p(LOGITS, top_k=top_k)) == wanted
+    assert kept(top_k=top_k) == wanted
 
 
 @pytest.mark.parametrize(
@@ -27,19 +29,37 @@ def test_top_k_keeps_the_k_best(top_k, wanted):
     [(1.0, ALL), (0.9, [0, 1, 3, 4]), (0.8, [0, 1, 3]), (0.6, [1, 3]), (0.4, [1]), (1e-9, [1]), (0.0, [1])],
 )
 def test_top_p_keeps_the_fewest_that_reach_p_and_always_the_best(top_p, wanted):
-    assert kept(top_k_top_p(LOGITS, top_p=top_p)) == wanted
+    assert kept(top_p=top_p) == wanted
 
 
 def test_top_p_counts_among_what_top_k_left():
-    assert kept(top_k_top_p(LOGITS, top_k=2, top_p=0.72)) == [1, 3]  # .5 of .7 is not .72
-    assert kept(top_k_top_p(LOGITS, top_k=2, top_p=0.7)) == [1]
+    assert kept(top_k=2, top_p=0.72) == [1, 3]  # .5 of .7 is not .72
+    assert kept(top_k=2, top_p=0.7) == [1]
 
 
-def test_what_is_kept_keeps_its_logit_and_rows_are_their_own():
-    rows = torch.cat([LOGITS, LOGITS.flip(-1)])
-    filtered = top_k_top_p(rows, top_p=0.6)
-    assert torch.equal(torch.isfinite(filtered[0]), torch.isfinite(filtered[1]).flip(-1))
-    assert torch.equal(filtered[torch.isfinite(filtered)], rows[torch.isfinite(filtered)])
+@pytest.mark.parametrize(("min_p", "wanted"), [(0.0, ALL), (0.15, [0, 1, 3, 4]), (0.35, [1, 3]), (1.0, [1])])
+def test_min_p_is_a_share_of_the_best(min_p, wanted):
+    assert kept(min_p=min_p) == wanted
+    assert kept(min_p=min_p, top_k=4) == [code for code in wanted if code != 2]
+    assert kept(LOGITS * 100, temperature=100.0, min_p=min_p) == wanted  # of what the temperature made
+
+
+@pytest.mark.parametrize("filters", [{}, {"top_k": 3}, {"top_p": 0.6}, {"min_p": 0.35}])
+def test_what_is_kept_keeps_its_share_and_rows_are_their_own(filters):
+    options = {"temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": 0.0} | filters
+    p_BC, code_BC = choices(torch.cat([LOGITS, LOGITS.flip(-1)]), **options)
+    p_BV = torch.zeros(2, 5).scatter(1, code_BC, p_BC)
+    torch.testing.assert_close(p_BV[0], p_BV[1].flip(-1))
+    shares = p_BV[0] / p_BV[0].sum()
+    wanted = LOGITS[0].div(0.7).softmax(-1) * (shares > 0)
+    torch.testing.assert_close(shares, wanted / wanted.sum())
+
+
+def test_the_schedule_of_guidance():
+    assert [scale_at(i, 4, 3.0, "constant") for i in range(4)] == [3.0] * 4
+    grown = [scale_at(i, 100, 3.0, "power_cosine") for i in range(101)]
+    assert grown[0] == 1.0 and grown[100] == pytest.approx(3.0) and grown == sorted(grown)
+    assert grown[50] == pytest.approx(1 + 2 * (1 - math.cos(math.pi * 0.5**2.75)) / 2)
 
 
 def test_guidance():
@@ -60,7 +80,7 @@ def test_what_has_probability_zero_is_never_drawn():
     p_BV = torch.zeros(3, 5)
     p_BV[:, 1], p_BV[:, 3] = 0.3, 0.7
     assert draw(p_BV, torch.tensor([0.0, 1 - 2**-24, 1.0])).tolist() == [1, 3, 3]
-    rows = top_k_top_p(torch.randn(5000, 50), top_k=3).softmax(-1)
+    rows, _ = choices(torch.randn(5000, 50), 1.0, 3, 0.8, 0.1)
     assert (rows.gather(1, draw(rows, torch.rand(5000))[:, None]) > 0).all()
 
 
@@ -143,3 +163,91 @@ def test_each_token_is_told():
     told = []
     generate(model(), CONDITIONS, LEVELS, [1, 2, 3], on_token=lambda: told.append(1))
     assert len(told) == 12
+
+
+def test_known_tokens_are_kept_and_the_rest_is_drawn_knowing_those_before():
+    network = model()
+    whole = generate(network, CONDITIONS, LEVELS, [7, 8, 9], 2.0).flatten(1)
+    token_L = torch.randint(20, (12,), generator=torch.Generator().manual_seed(1))
+    for first, second in ((0, 12), (5, 12), (5, 9), (3, 3)):  # what is drawn
+        known_L = torch.ones(12, dtype=torch.bool)
+        known_L[first:second] = False
+        made = generate(network, CONDITIONS, LEVELS, [7, 8, 9], 2.0, given=Given(token_L, known_L)).flatten(1)
+        assert torch.equal(made[:, known_L], token_L[known_L].expand(3, -1))
+        if first == 0:
+            assert torch.equal(made, whole)
+    own = generate(network, CONDITIONS[:1], LEVELS[:1], [7], 2.0, given=Given(whole[0], torch.arange(12) < 5))
+    assert torch.equal(own.flatten(), whole[0])  # the same past, the same seed: the same future
+    hole_L = (torch.arange(12) < 4) | (torch.arange(12) > 7)
+    filled = generate(network, CONDITIONS[:1], LEVELS[:1], [7], 2.0, given=Given(whole[0], hole_L))
+    assert torch.equal(filled.flatten(), whole[0])
+
+
+@torch.no_grad()
+def test_preference_is_what_two_uncached_passes_say():
+    network = model()
+    options = {"guidance_scale": 1.0, "temperature": 0.8, "top_k": 7}
+    made = sample(network, CONDITIONS, LEVELS, [1, 2, 3], prefer=True, **options)
+    assert torch.equal(made.token_Bhw, generate(network, CONDITIONS, LEVELS, [1, 2, 3], **options))
+    token_BL = made.token_Bhw.flatten(1)
+
+    def log_p() -> torch.Tensor:
+        return -F.cross_entropy(network(token_BL, CONDITIONS, LEVELS).mT, token_BL, reduction="none").sum(1)
+
+    conditional, own_null = log_p(), network.conditioner.null
+    network.conditioner.forward = lambda condition_BE, level_B: own_null(len(condition_BE))
+    torch.testing.assert_close(made.preference_B, conditional - log_p(), atol=1e-4, rtol=0)
+    assert made.preference_B.abs().min() > 0.01
+
+
+def test_a_negative_condition_takes_the_null_s_place():
+    network, seeds = model(), [1, 2, 3]
+    plain = generate(network, CONDITIONS, LEVELS, seeds, 3.0)
+    other = generate(network, CONDITIONS, LEVELS, seeds, 3.0, negative_BE=CONDITIONS.flip(0))
+    assert not torch.equal(plain, other)
+    same = generate(network, CONDITIONS, LEVELS, seeds, 3.0, negative_BE=CONDITIONS)
+    assert torch.equal(same, generate(network, CONDITIONS, LEVELS, seeds, 1.0))  # nothing to be led away from
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("dtype", "pack", "tolerance"),
+    [(torch.float32, False, 1e-5), (torch.float32, True, 1e-5), (torch.bfloat16, False, 0.02)],
+)
+def test_cached_logits_are_the_uncached_ones(dtype, pack, tolerance):
+    """Of the logits' spread."""
+    network = model()
+    stepped = packed(network) if pack else network
+    token_BL = torch.randint(20, (3, 12))
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        whole_BLV = network(token_BL, CONDITIONS, LEVELS).float()
+        cache = stepped.new_cache(3, dtype)
+        steps = [stepped.step(stepped.conditioner(CONDITIONS, LEVELS), cache)]
+        steps += [stepped.step(stepped.embed(token_BL[:, i : i + 1]), cache) for i in range(11)]
+    difference = (torch.stack(steps, 1).float() - whole_BLV).abs().max() / whole_BLV.std()
+    assert difference < tolerance and steps[0].dtype == dtype
+
+
+def test_a_packed_model_is_a_copy_that_leaves_the_model_as_it_is():
+    network = model()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    copied = packed(network)
+    assert copied is not network and copied.place_LD is network.place_LD  # nothing but matrices is held twice
+    generate(copied, CONDITIONS, LEVELS, [1, 2, 3])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    network(torch.zeros(1, 12, dtype=torch.long), CONDITIONS[:1], LEVELS[:1]).sum().backward()
+    assert network.head.weight.grad is not None
+    half = model().bfloat16()
+    assert packed(half) is half
+
+
+def test_a_packed_image_has_the_same_logits_in_every_batch():
+    """Widths at which torch's own products differ from batch to batch."""
+    torch.manual_seed(0)
+    network = packed(Transformer((2, 2), 512, 64, width=256, depth=2, heads=4).eval())
+    torch.nn.init.normal_(network.conditioner.null_PD)
+    prefix_BPD = torch.randn(33, network.n_prefix, 256)
+    with torch.inference_mode():
+        logits = {B: network.step(prefix_BPD[:B], network.new_cache(B)) for B in (1, 2, 3, 8, 33)}
+        turns = {B: logits[B][:1] for B in logits}
+    assert all(torch.equal(turn, turns[1]) for turn in turns.values())
