@@ -217,6 +217,8 @@ def _check_transformer(m: TransformerModel) -> None:
         ):
             if value:
                 raise UserError(f"{key}{name} does not fit {key}style=gpt2; take {mend}, or style=modern")
+    if m.gft and not m.level_token:
+        raise UserError(f"{key}gft=true tells beta by the level's token; take {key}level_token=true")
     if m.gft and not m.cond_drop_prob:
         raise UserError(f"{key}gft=true needs images without a condition; take {key}cond_drop_prob=0.1")
     if train.keep_random and not train.rar:

@@ -145,6 +145,7 @@ class TransformerModel:
     dropout: float | None = None
     rope_base: float = 100.0
     style: str = "modern"
+    level_token: bool = True
     gft: bool = False
     centred: bool = True
     ckpt: str | None = None

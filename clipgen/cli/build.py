@@ -48,6 +48,7 @@ TRANSFORMER_TRAINING_KEYS = (
     "min_level", "label_smoothing", "z_loss", "aux_weight", "rar", "rar_anneal",
 )  # fmt: skip
 TRANSFORMER_KEYS = (
+    "level_token",
     "width",
     "depth",
     "heads",

@@ -41,6 +41,7 @@ class Transformer(nn.Module):
         dropout: float = 0.0,
         rope_base: float = 10_000.0,
         style: str = "modern",
+        level_token: bool = True,
         gft: bool = False,
         centred: bool = True,
         any_order: bool = False,
@@ -51,7 +52,7 @@ class Transformer(nn.Module):
         self.gft, self.centred, self.any_order = gft, centred, any_order
         self.checkpointing = False  # hold only the input of each block for the backward pass
         modern = style == "modern"
-        self.conditioner = Conditioner(embed_dim, width, n_prefix, cond_drop_prob, level_token=modern, gft=gft)
+        self.conditioner = Conditioner(embed_dim, width, n_prefix, cond_drop_prob, level_token and modern, gft)
         self.n_prefix = self.conditioner.n_tokens
         self.embed = nn.Embedding(codebook_size, width)
         self.place_LD = nn.Parameter(torch.zeros(h * w, width))  # of the token to come

@@ -100,3 +100,12 @@ def test_levels_are_told_apart():
     features_BF = level_features(torch.linspace(0, 1, 101))
     assert features_BF.shape == (101, 16)
     assert torch.cdist(features_BF, features_BF).fill_diagonal_(1).min() > 0.01
+
+
+def test_without_its_token_the_level_makes_no_difference():
+    told, untold = (Conditioner(8, 16, 2, 0.1, level_token=each).eval() for each in (True, False))
+    condition_BE = torch.nn.functional.normalize(torch.randn(3, 8), dim=-1)
+    low_B, high_B = torch.full((3,), 0.5), torch.full((3,), 1.0)
+    assert told.n_tokens == 3 and untold.n_tokens == 2
+    assert not torch.equal(told(condition_BE, low_B), told(condition_BE, high_B))
+    assert torch.equal(untold(condition_BE, low_B), untold(condition_BE, high_B))
