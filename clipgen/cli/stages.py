@@ -335,6 +335,9 @@ def assemble(cfg, tokenizer: Path, transformer: Path, latents: Path) -> ClipGen:
     clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
     vqgan, vqgan_settings, sha256 = load_tokenizer(tokenizer, cfg.tokenizer.ckpt_config)
     model, model_settings = load_transformer(transformer)
+    with_latents = model.centred or (latents / "manifest.json").exists()
+    if with_latents:
+        check_latents(Manifest.load(latents, "latents"), str(latents), tokenizer, sha256, clip)
     parts = {"grid": list(vqgan.grid), "codebook_size": vqgan.quantizer.codebook_size}
     for key, value in (parts | {"embed_dim": clip.identity.embed_dim}).items():
         if (trained := model_settings[key]) != value:
@@ -342,8 +345,7 @@ def assemble(cfg, tokenizer: Path, transformer: Path, latents: Path) -> ClipGen:
                 f"{transformer} was trained for {key} {trained}, but {tokenizer} and clip.model={clip.identity.model} "
                 f"have {value}; give those that it was trained with"
             )
-    if model.centred or (latents / "manifest.json").exists():
-        check_latents(Manifest.load(latents, "latents"), str(latents), tokenizer, sha256, clip)
+    if with_latents:
         statistics, bank_NE = means(latents, model.centred), bank(latents, cfg.bank)
     else:  # nothing of the images is needed
         statistics, bank_NE = {name: torch.zeros(clip.identity.embed_dim) for name in MEANS}, None

@@ -1,9 +1,9 @@
 """Linear layers with their weights laid out once for oneDNN, for sampling in float32 on a CPU.
 
 A step of sampling is a product of a few rows with every weight. Torch gives that to MKL, which on an AMD EPYC reaches a
-third of the memory's bandwidth; oneDNN's kernels, fed weights in blocks, reach most of it
-(benchmarks/sampling.py). They also sum a row in the same order whatever other rows there are, from two rows on: with MKL, an image's logits depend on
-the size of its batch.
+third of the memory's bandwidth; oneDNN's kernels, fed weights in blocks, reach most of it (benchmarks/sampling.py).
+They also sum a row in the same order whatever other rows there are, from two rows on: with MKL, an image's logits
+depend on the size of its batch.
 
 M rows, D inputs, F outputs
 """
