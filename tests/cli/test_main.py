@@ -28,7 +28,7 @@ KEYS = {
     "stage name run tokenizer val_samples perturb_prob perturb_neighbours perceptual perceptual_weights fid_weights "
     "clip",
     "draw": "out n seed image_size captions",
-    "export": "name run out clip sampling tokenizer",
+    "export": "name run out clip sampling tokenizer transformer",
     "verify": "shards latents repair images captions tokenizer device",
     "browse": "shards latents out n split tokenizer device",
     "report": "run",
