@@ -41,7 +41,7 @@ CHOICES = {
     "tokenizer.quantizer": ("nearest", "moving_average", "simvq", "gumbel", "fsq"),
     "tokenizer.train.pixel_loss": ("l1", "l2"), "tokenizer.train.gan_norm": ("group", "batch"),
     "tokenizer.train.perceptual": ("clip", "lpips", "squeezenet", "none"),
-    "transformer.style": ("modern", "gpt2"),
+    "trainer.strategy": ("ddp", "fsdp"), "transformer.style": ("modern", "gpt2"),
     "transformer.train.optimizer": ("muon", "adamw"), "transformer.train.schedule": ("linear", "cosine"),
     "transformer.train.recon.estimator": ("straight_through", "gumbel"),
 }  # fmt: skip
@@ -105,6 +105,12 @@ def check(cfg: Config) -> None:
     _check_training(t)
     devices = max(cfg.trainer.devices, int(os.environ.get("WORLD_SIZE", 1)))
     _check_transformer(m)
+    _check_strategy(cfg, devices)
+    if not m.cond_drop_prob and cfg.sampling.guidance_scale != 1:
+        raise UserError(
+            f"sampling.guidance_scale={cfg.sampling.guidance_scale:g} needs a model that knows no condition, but "
+            f"transformer.cond_drop_prob=0; take sampling.guidance_scale=1, or transformer.cond_drop_prob=0.1"
+        )
     _check_batch("tokenizer", t.train, devices)
     _check_batch_norm(t.train, devices)
     _check_batch("transformer", m.train, devices)
@@ -228,6 +234,18 @@ def _check_transformer(m: TransformerModel) -> None:
     for name in ("lr", "muon_lr"):
         if (value := getattr(train, name)) is not None and value <= 0:
             raise UserError(f"{key}train.{name}={value}; take more than 0")
+
+
+def _check_strategy(cfg: Config, devices: int) -> None:
+    if cfg.trainer.strategy != "fsdp":
+        return
+    for wrong, name, mend in (
+        (devices == 1, "shares weights out over several devices", "trainer.devices=2 or more, or strategy=ddp"),
+        (cfg.trainer.compile, "does not compile", "trainer.compile=false"),
+        (cfg.transformer.train.ema, "averages no weights", "transformer.train.ema=0"),
+    ):
+        if wrong:
+            raise UserError(f"trainer.strategy=fsdp {name}; take {mend}")
 
 
 def _check_batch(part: str, train: VQGANTraining | TransformerTraining, devices: int) -> None:

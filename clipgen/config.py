@@ -180,6 +180,7 @@ class Sampling:
 class Trainer:
     device: str = "auto"
     devices: int = 1
+    strategy: str = "ddp"  # of stage 2, where there are several devices
     precision: str = "auto"
     compile: bool = False  # the networks of stages 1 and 2
     threads: int | None = None

@@ -8,6 +8,11 @@ from clipgen.check import check
 from clipgen.config import Config, complete
 from clipgen.errors import UserError
 
+PAPER = (
+    "transformer.style=gpt2 transformer.n_prefix=1 transformer.train.min_level=1 transformer.cond_drop_prob=0 "
+    "sampling.guidance_scale=1"
+)
+
 
 def config(*words: str) -> Config:
     return OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.from_dotlist(list(words)))
@@ -99,6 +104,36 @@ def config(*words: str) -> Config:
         ("transformer.heads=0 transformer.width=64", "transformer.heads=0"),
         ("transformer.n_prefix=0", "transformer.n_prefix=0"),
         ("transformer.dropout=1.5", "transformer.dropout=1.5"),
+        (
+            "transformer.cond_drop_prob=0",
+            "sampling.guidance_scale=3 transformer.cond_drop_prob=0 sampling.guidance_scale=1",
+        ),
+        ("transformer.style=gpt3", "transformer.style=gpt3 modern gpt2"),
+        ("transformer.style=gpt2", "transformer.n_prefix style=gpt2 take 1"),
+        ("transformer.style=gpt2 transformer.n_prefix=1", "transformer.train.min_level style=gpt2"),
+        (f"{PAPER} transformer.train.rar=true", "transformer.train.rar style=gpt2 false"),
+        (f"{PAPER} transformer.gft=true", "transformer.gft style=gpt2 false"),
+        (
+            "transformer.gft=true transformer.cond_drop_prob=0 sampling.guidance_scale=1",
+            "transformer.gft=true transformer.cond_drop_prob=0.1",
+        ),
+        ("transformer.train.keep_random=true", "transformer.train.keep_random=true transformer.train.rar=true"),
+        ("transformer.train.rar_anneal=[0.9,0.5]", "transformer.train.rar_anneal=[0.9, 0.5] [0.5,0.75]"),
+        ("transformer.train.optimizer=sgd", "transformer.train.optimizer=sgd muon adamw"),
+        ("transformer.train.schedule=step", "transformer.train.schedule=step linear cosine"),
+        ("transformer.train.lr=0", "transformer.train.lr=0 more than 0"),
+        (
+            "transformer.train.batch_size=8 transformer.train.accumulate=3",
+            "transformer.train.batch_size=8 transformer.train.accumulate=3 multiple of 3",
+        ),
+        ("transformer.train.recon.estimator=soft", "transformer.train.recon.estimator=soft gumbel"),
+        ("transformer.train.recon.every=0", "transformer.train.recon.every=0"),
+        ("transformer.train.recon.share=2", "transformer.train.recon.share=2"),
+        ("transformer.train.aux_weight=-1", "transformer.train.aux_weight=-1"),
+        ("trainer.strategy=deepspeed", "trainer.strategy=deepspeed ddp fsdp"),
+        ("trainer.strategy=fsdp", "trainer.strategy=fsdp trainer.devices=2"),
+        ("trainer.strategy=fsdp trainer.devices=2 trainer.compile=true", "trainer.compile=false"),
+        ("trainer.strategy=fsdp trainer.devices=2 transformer.train.ema=0.9", "transformer.train.ema=0"),
         ("trainer.val_every=0", "trainer.val_every=0"),
         ("trainer.grid_every=0", "trainer.grid_every=0"),
         ("trainer.num_workers=-1", "trainer.num_workers=-1"),
@@ -117,12 +152,14 @@ def test_what_is_impossible_is_named_in_one_line(words, says):
     "words",
     [
         "",
+        PAPER,
+        "trainer.strategy=fsdp trainer.devices=2 transformer.train.ema=0",
         "tokenizer.image_size=256 tokenizer.downsample=16 tokenizer.channel_multipliers=[1,1,2,2,4]",
         "tokenizer.image_size=48 tokenizer.downsample=8",
         "tokenizer.codebook_size=65536",
         "tokenizer.codebook_size=2",
         "transformer.width=64 transformer.heads=16",
-        "transformer.cond_drop_prob=0 sampling.top_p=1 sampling.fidelity=0",
+        "transformer.cond_drop_prob=0 sampling.guidance_scale=1 sampling.top_p=1 sampling.fidelity=0",
         "tokenizer.train.steps=1 trainer.num_workers=0",
         "tokenizer.quantizer=gumbel tokenizer.kl_weight=1 tokenizer.train.gumbel_temperature=[1,0.5]",
         "tokenizer.quantizer=moving_average tokenizer.decay=0.9",

@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.environments import TorchElasticEnvironment
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.strategies import ModelParallelStrategy
 
 from clipgen.callbacks.image_grid import ImageGrid
 from clipgen.callbacks.interrupt import SaveOnInterrupt
@@ -144,11 +145,12 @@ def make_trainer(
     monitor: str | None,
     draw: Callable[[], Image.Image] | None,
     own: Sequence[pl.Callback] = (),
+    shared_out: bool = False,
 ) -> pl.Trainer:
     """One "epoch" of `steps` batches, `batches` of them already trained, with the stage's `own` callbacks.
 
-    Validation and `last.ckpt` come about every `val_every` batches, pictures every `grid_every`; with a `monitor`,
-    `best.ckpt` is that with the least of it.
+    With `shared_out` each rank holds a part of the weights (FSDP). Validation and `last.ckpt` come about every
+    `val_every` batches, pictures every `grid_every`; with a `monitor`, `best.ckpt` is that with the least of it.
     """
     device = pick_device(cfg.device)
     best = ModelCheckpoint(folder, "best", monitor=monitor, mode="min", enable_version_counter=False)
@@ -162,8 +164,7 @@ def make_trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
         num_nodes=world_size() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
-        # the adversary has no part in the autoencoder's loss, and the other way round
-        strategy="ddp_find_unused_parameters_true" if world_size() > 1 else "auto",
+        strategy=_strategy(shared_out),
         precision=pick_precision(cfg),
         use_distributed_sampler=False,
         val_check_interval=steps // max(1, round(steps / cfg.val_every)),
@@ -175,6 +176,14 @@ def make_trainer(
         enable_model_summary=False,
         default_root_dir=folder,
     )
+
+
+def _strategy(shared_out: bool) -> str | ModelParallelStrategy:
+    """With `shared_out` each rank holds a part of the weights only (FSDP); a checkpoint is whole all the same."""
+    if shared_out:
+        return ModelParallelStrategy(world_size(), 1, save_distributed_checkpoint=False)
+    # the adversary has no part in the autoencoder's loss, and the other way round
+    return "ddp_find_unused_parameters_true" if world_size() > 1 else "auto"
 
 
 class WholeCheckpoints(TorchCheckpointIO):

@@ -54,6 +54,7 @@ from clipgen.tokenizer.module import VQGANModule
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.bridges import bridge
 from clipgen.transformer.condition import centre
+from clipgen.transformer.execution import compile_in_place as compile_transformer
 from clipgen.transformer.model import Transformer
 from clipgen.transformer.module import TransformerModule
 from clipgen.transformer.sampling import generate
@@ -188,6 +189,9 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
         settings=settings,
         **{key: value for key, value in training.items() if key in TRANSFORMER_TRAINING_KEYS},
     )
+    if cfg.trainer.compile:
+        check_compiler(device)
+        compile_transformer(transformer)
     ema = EMA("transformer", m.train.ema) if m.train.ema else None
     prompts = list(cfg.prompts)[:PREVIEWS]
     text_BE = None
@@ -215,9 +219,10 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
         images = to_uint8(vqgan.decode(tokens_Bhw).float()).cpu().numpy()
         return image_grid(images, each, labels)
 
+    fsdp = cfg.trainer.strategy == "fsdp"  # then no rank has the weights to draw with
     fit(
-        cfg, record, module, data, m.train.batch_size, draw if prompts or data.n_val else None,
-        callbacks=[ema] if ema else [],
+        cfg, record, module, data, m.train.batch_size, draw if (prompts or data.n_val) and not fsdp else None,
+        callbacks=[ema] if ema else [], shared_out=fsdp,
     )  # fmt: skip
     return record
 
@@ -285,6 +290,7 @@ def fit(
     draw: Callable[[], Image.Image] | None,
     finish: Callable[[], None] | None = None,
     callbacks: Sequence[pl.Callback] = (),
+    shared_out: bool = False,
 ) -> None:
     """Train to the end, or from the last checkpoint to the end, `finish`, and mark the stage as done."""
     last = record.folder / "last.ckpt"
@@ -299,11 +305,13 @@ def fit(
             f"as they do not fill a batch of {batch_size:,}"
         )
     done = checkpoint["batches"]
-    trainer = make_trainer(cfg.trainer, record.folder, module.steps, done, batch_size, monitor, draw, callbacks)
+    trainer = make_trainer(
+        cfg.trainer, record.folder, module.steps, done, batch_size, monitor, draw, callbacks, shared_out
+    )
     began = time.perf_counter()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
-        if world_size() > 1:
+        if world_size() > 1 and not shared_out:
             assert same_on_ranks(weights_sha256(module.state_dict())), "the ranks have trained different weights"
         trainer.save_checkpoint(last, weights_only=False)
         if finish and rank() == 0:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from clipgen.ranks import mean_over_ranks, world_size
 from clipgen.schedule import SCHEDULES, seed_batch, set_learning_rates
 from clipgen.transformer.condition import centre, noise_to_cosine
+from clipgen.transformer.execution import shard
 from clipgen.transformer.loss import Reconstruction, embedding_loss, one_code_each, token_loss
 from clipgen.transformer.model import Transformer
 from clipgen.transformer.optim import make_optimizers
@@ -67,6 +68,10 @@ class TransformerModule(pl.LightningModule):
         self.aux_weight, self.reconstruction, self.clip_norm = aux_weight, reconstruction, clip_norm
         self.seed, self.settings = seed, settings or {}
         self.batches = 0
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:  # trainer.strategy=fsdp
+            shard(self.transformer, self.aux, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self):
         beside = [] if self.aux is None else self.aux.parameters()

@@ -1,8 +1,5 @@
 """The published Transformer gives the same logits as ours with its weights, at once and step by step."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,14 +8,10 @@ from clipgen.transformer.cache import KVCache
 from clipgen.transformer.imported import from_hfai, published_weights
 from clipgen.transformer.model import Transformer
 
-spec = importlib.util.spec_from_file_location("published_gpt", Path(__file__).with_name("published.py"))
-published = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(published)
-
 
 @pytest.fixture(scope="module")
-def both():
-    theirs = published.published_gpt()
+def both(published_gpt):
+    theirs = published_gpt()
     settings, state = from_hfai(theirs.state_dict())
     ours = Transformer(**settings).eval()
     ours.load_state_dict(state)
@@ -51,8 +44,8 @@ def test_what_the_weights_say_of_the_network(both):
     assert not settings["centred"] and settings["cond_drop_prob"] == 0
 
 
-def test_it_is_known_in_its_checkpoint_and_alone():
-    state = published.published_gpt().state_dict()
+def test_it_is_known_in_its_checkpoint_and_alone(published_gpt):
+    state = published_gpt().state_dict()
     assert published_weights({"model": state, "epoch": 3}).keys() == published_weights(state).keys() == state.keys()
     assert published_weights({"model": {"a": 1}}) is None
     assert published_weights([1]) is None
@@ -67,8 +60,8 @@ def test_it_is_known_in_its_checkpoint_and_alone():
         (lambda state: state.update({"head.bias": torch.zeros(7)}), r"has \(7,\) where head.bias of \(30,\)"),
     ],
 )
-def test_what_does_not_fit_is_named(change, said):
-    state = dict(published.published_gpt().state_dict())
+def test_what_does_not_fit_is_named(published_gpt, change, said):
+    state = dict(published_gpt().state_dict())
     change(state)
     with pytest.raises(ValueError, match=said):
         from_hfai(state)
