@@ -195,7 +195,7 @@ def test_preference_is_what_two_uncached_passes_say():
         return -F.cross_entropy(network(token_BL, CONDITIONS, LEVELS).mT, token_BL, reduction="none").sum(1)
 
     conditional, own_null = log_p(), network.conditioner.null
-    network.conditioner.forward = lambda condition_BE, level_B: own_null(len(condition_BE))
+    network.conditioner.forward = lambda condition_BE, level_B, *_: own_null(len(condition_BE))
     torch.testing.assert_close(made.preference_B, conditional - log_p(), atol=1e-4, rtol=0)
     assert made.preference_B.abs().min() > 0.01
 
