@@ -50,15 +50,20 @@ def generate(
     top_k: int = 0,
     top_p: float = 1.0,
     on_token: Callable[[], None] | None = None,
+    negative_BE: Tensor | None = None,
 ) -> Tensor:
-    """Tokens (B, h, w) for B conditions; image i depends on `seeds[i]` and on no other image of the batch."""
+    """Tokens (B, h, w) for B conditions; image i depends on `seeds[i]` and on no other image of the batch.
+
+    Guidance leads away from the conditions `negative_BE` where there are some, else from the learned null.
+    """
     B, L = len(condition_BE), model.n_tokens
     uniform_BL = torch.stack([torch.rand(L, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     uniform_BL = uniform_BL.to(condition_BE.device)
     prefix_BPD = model.conditioner(condition_BE, level_B)
     guided = guidance_scale != 1.0
     if guided:  # one batched pass: the conditioned rows, then the null ones
-        prefix_BPD = torch.cat([prefix_BPD, model.conditioner.null(B).to(prefix_BPD.dtype)])
+        null_BPD = model.conditioner.null(B) if negative_BE is None else model.conditioner(negative_BE, level_B)
+        prefix_BPD = torch.cat([prefix_BPD, null_BPD.to(prefix_BPD.dtype)])
     attention = model.blocks[0].attention
     head_dim = model.cos_TK.shape[1]
     cache = KVCache(

@@ -21,14 +21,17 @@ HEAVY = ("torch", "pytorch_lightning", "open_clip", "taming", "webdataset", "ten
 
 # A public key is not renamed or taken away without a line in CHANGELOG.
 KEYS = {
-    "run": "name out images captions shards latents stage experiment world prompts preview seed replace prep clip "
+    "run": "name out images captions shards latents stage experiment world prompts preview seed bank replace prep clip "
     "tokenizer transformer encode executor sampling trainer",
-    "sample": "model prompts image out n seed guidance_scale temperature top_k top_p fidelity batch_size device",
-    "evaluate": "model shards world split n seed guidance_scale temperature top_k top_p fidelity batch_size out device "
+    "sample": "model prompts image mix negative out n seed guidance_scale temperature top_k top_p fidelity bridge "
+    "batch_size device",
+    "evaluate": "model shards world split n seed guidance_scale temperature top_k top_p fidelity bridge batch_size "
+    "out device "
     "stage name run tokenizer val_samples perturb_prob perturb_neighbours perceptual perceptual_weights fid_weights "
     "clip",
     "draw": "out n seed image_size captions",
-    "export": "name run out clip sampling tokenizer",
+    "gap": "latents captions templates clip bank out device",
+    "export": "name run out bank clip sampling tokenizer",
     "verify": "shards latents repair images captions tokenizer device",
     "browse": "shards latents out n split tokenizer device",
     "report": "run",
