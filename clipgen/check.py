@@ -80,6 +80,11 @@ def check(cfg: Config) -> None:
             raise UserError(f"{key}={value} is unknown; take {', '.join(map(str, choices[:-1]))} or {choices[-1]}")
     _check_bridge(cfg)
     t, m = cfg.tokenizer, cfg.transformer
+    if not m.cond_drop_prob and cfg.sampling.guidance_scale != 1:
+        raise UserError(
+            f"sampling.guidance_scale={cfg.sampling.guidance_scale} needs a model that has seen no condition at times, "
+            "but transformer.cond_drop_prob=0; take sampling.guidance_scale=1"
+        )
     _check_size("prep.size", cfg.prep.size, 1)
     _check_size("tokenizer.image_size", t.image_size, 8)
     _check_image_size(t)

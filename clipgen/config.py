@@ -240,6 +240,8 @@ class Generate:
 class SampleConfig(Generate):
     prompts: str | None = None
     image: str | None = None
+    mix: str | None = None
+    negative: str | None = None
     out: str = "samples"
 
 
@@ -328,6 +330,17 @@ class BrowseConfig:
 
 
 @dataclass
+class GapConfig:
+    latents: str = MISSING
+    captions: str | None = None
+    templates: str | None = None
+    clip: ClipChoice = field(default_factory=ClipChoice)
+    bank: int = 10_000
+    out: str | None = None
+    device: str = "auto"
+
+
+@dataclass
 class ReportConfig:
     run: str = MISSING
 
@@ -340,6 +353,7 @@ SCHEMAS = {
     "export_schema": ExportConfig,
     "verify_schema": VerifyConfig,
     "browse_schema": BrowseConfig,
+    "gap_schema": GapConfig,
     "report_schema": ReportConfig,
 }
 STAGES = ("vqgan", "transformer", "clip")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -150,14 +151,16 @@ class ClipGen:
         n: int = 4,
         seed: int = 0,
         on_batch: Callable[[int], None] | None = None,
+        negative: str | None = None,
         **sampling: float | int | str | None,
     ) -> list[Image.Image]:
         """`n` images for each prompt, in order: all of the first prompt, then all of the second.
 
-        `sampling` overrides the model's own guidance_scale, temperature, top_k, top_p, fidelity (the cosine at which
-        the Transformer is asked, 0 to 1), bridge (from text to image embeddings: `clipgen.transformer.bridges`) and
-        batch_size. An image depends on its prompt, its number, the seed and the settings, and on no other image.
-        Raises UserError for an empty prompt, a setting out of range, or a bridge that the model lacks something for.
+        Guidance leads away from the prompt `negative`, where there is one. `sampling` overrides the model's own
+        guidance_scale, temperature, top_k, top_p, fidelity (the cosine at which the Transformer is asked, 0 to 1),
+        bridge (from text to image embeddings: `clipgen.transformer.bridges`) and batch_size. An image depends on its
+        prompt, its number, the seed and the settings, and on no other image. Raises UserError for an empty prompt, a
+        setting out of range, or a bridge that the model lacks something for.
         """
         if isinstance(prompts, str):
             raise UserError(f"prompts is the text {prompts!r}; give a list of texts")
@@ -166,7 +169,8 @@ class ClipGen:
                 raise UserError(f"prompt {number + 1} is empty; say what the image shows")
         condition_PE = self.bridge(self.clip.encode_text(prompts), sampling.get("bridge"))
         seeds = [image_seed(prompt, seed, i) for prompt in prompts for i in range(n)]
-        return self.from_conditions(condition_PE.repeat_interleave(n, 0), seeds, on_batch, **sampling)
+        negative_E = self._negative(negative, sampling)
+        return self.from_conditions(condition_PE.repeat_interleave(n, 0), seeds, on_batch, negative_E, **sampling)
 
     def bridge(self, text_BE: Tensor, name: str | None = None) -> Tensor:
         """Unit conditions for text embeddings of unit length; UserError where the model lacks what the bridge needs."""
@@ -180,14 +184,59 @@ class ClipGen:
         return centre(image_BE, self.statistics["image_mean"])
 
     def vary(
-        self, image: Image.Image, n: int = 4, seed: int = 0, **sampling: float | int | str | None
+        self,
+        image: Image.Image,
+        n: int = 4,
+        seed: int = 0,
+        negative: str | None = None,
+        **sampling: float | int | str | None,
     ) -> list[Image.Image]:
         """`n` images like a given one: its own CLIP embedding is the condition, by default at fidelity 1."""
-        pixels = center_crop_resize(image.convert("RGB"), self.vqgan.image_size)
-        condition_BE = self.image_conditions([pixels])
+        condition_BE = self._like(image)
         sampling = {**sampling, "fidelity": 1.0 if sampling.get("fidelity") is None else sampling["fidelity"]}
         seeds = [image_seed("", seed, i) for i in range(n)]
-        return self.from_conditions(condition_BE.expand(n, -1), seeds, **sampling)
+        negative_E = self._negative(negative, sampling)
+        return self.from_conditions(condition_BE.expand(n, -1), seeds, None, negative_E, **sampling)
+
+    def mix(
+        self,
+        parts: Sequence[tuple[str | Image.Image, float]],
+        n: int = 4,
+        seed: int = 0,
+        negative: str | None = None,
+        **sampling: float | int | str | None,
+    ) -> list[Image.Image]:
+        """`n` images of the weighted sum of conditions, of texts after the bridge and of images, at unit length.
+
+        A part of negative weight leads away from it. UserError where the parts cancel each other.
+        """
+        rows = [
+            weight * (self._like(part) if isinstance(part, Image.Image) else self._asked(part, sampling))
+            for part, weight in parts
+        ]
+        condition_1E = sum(rows)
+        if not rows or condition_1E.norm() < 1e-3 * sum(abs(weight) for _, weight in parts):
+            raise UserError("the parts of the mix cancel each other; change their weights")
+        seeds = [image_seed("", seed, i) for i in range(n)]
+        condition_BE, negative_E = F.normalize(condition_1E, dim=-1).expand(n, -1), self._negative(negative, sampling)
+        return self.from_conditions(condition_BE, seeds, None, negative_E, **sampling)
+
+    def _asked(self, text: str, sampling: dict[str, Any]) -> Tensor:
+        """The condition (1, E) of a text."""
+        if not text.strip():
+            raise UserError("a text is empty; say what the image shows")
+        return self.bridge(self.clip.encode_text([text]), sampling.get("bridge"))
+
+    def _like(self, image: Image.Image) -> Tensor:
+        """The condition (1, E) of an image."""
+        return self.image_conditions([center_crop_resize(image.convert("RGB"), self.vqgan.image_size)])
+
+    def _negative(self, text: str | None, sampling: dict[str, Any]) -> Tensor | None:
+        if text is None:
+            return None
+        if self._options(sampling)["guidance_scale"] == 1:
+            raise UserError(f'negative="{text}" has no effect at guidance_scale=1; take a larger guidance_scale')
+        return self._asked(text, sampling)[0]
 
     @torch.no_grad()
     def from_conditions(
@@ -195,16 +244,29 @@ class ClipGen:
         condition_BE: Tensor,
         seeds: Sequence[int],
         on_batch: Callable[[int], None] | None = None,
+        negative_E: Tensor | None = None,
         **sampling: float | int | str | None,
     ) -> list[Image.Image]:
-        """One image for each centred unit condition; `on_batch(k)` is told when k more are done."""
+        """One image for each centred unit condition; `on_batch(k)` is told when k more are done.
+
+        `negative_E` is a condition that guidance leads away from.
+        """
         options = self._options(sampling)
+        scale = options["guidance_scale"]
+        if scale != 1 and negative_E is None and not self.transformer.conditioner.drop_prob:
+            raise UserError(
+                f"guidance_scale={scale} needs a model that has seen no condition at times, but this one was trained "
+                "with transformer.cond_drop_prob=0; take guidance_scale=1, or a negative prompt"
+            )
         size, fidelity, _ = options.pop("batch_size"), options.pop("fidelity"), options.pop("bridge")
         images: list[Image.Image] = []
         for start in range(0, len(seeds), size):
             part_BE = condition_BE[start : start + size].to(self.device)
             level_B = torch.full((len(part_BE),), fidelity, device=self.device)
-            tokens_Bhw = generate(self.transformer, part_BE, level_B, seeds[start : start + size], **options)
+            negative_BE = None if negative_E is None else negative_E.expand(len(part_BE), -1)
+            tokens_Bhw = generate(
+                self.transformer, part_BE, level_B, seeds[start : start + size], negative_BE=negative_BE, **options
+            )
             pixels_BHWC = to_uint8(self.vqgan.decode(tokens_Bhw)).cpu().numpy()
             images += [Image.fromarray(pixels) for pixels in pixels_BHWC]
             if on_batch:

@@ -73,13 +73,26 @@ def _of_captions(latents: ShardSet) -> Iterator[np.ndarray]:
             yield decode_npy(data, f"{latents.where(i)}, text_clip.npy")
 
 
-def bank(latents: str | Path, count: int) -> Tensor | None:
-    """Embeddings, float16 (N, E), of up to `count` training images, evenly spread; None for none."""
-    shards = ShardSet(latents, "train")
-    if not (count and len(shards)):
-        return None
-    rows = np.linspace(0, len(shards) - 1, min(count, len(shards))).round().astype(int)
-    return torch.from_numpy(np.stack([read_latent(shards, int(i))[1][0] for i in rows]))
+def bank(latents: str | Path, count: int, split: str = "train") -> Tensor | None:
+    """Embeddings, float16 (N, E), of up to `count` images of a split, evenly spread; None for none."""
+    shards = ShardSet(latents, split)
+    rows = [read_latent(shards, i)[1][0] for i in _spread(len(shards), count)]
+    return torch.from_numpy(np.stack(rows)) if rows else None
+
+
+def pairs(latents: str | Path, count: int, split: str) -> Tensor | None:
+    """Embeddings, float32 (N, E), of the first caption of each image of `bank`; None where one has no caption."""
+    shards = ShardSet(latents, split)
+    rows = []
+    for i in _spread(len(shards), count):
+        if (data := shards[i].get("text_clip.npy")) is None:
+            return None
+        rows.append(decode_npy(data, f"{shards.where(i)}, text_clip.npy")[0])
+    return torch.from_numpy(np.stack(rows)).float()
+
+
+def _spread(n: int, count: int) -> list[int]:
+    return np.linspace(0, n - 1, min(count, n)).round().astype(int).tolist()
 
 
 def statistics_problem(latents: str | Path, manifest: Manifest) -> str | None:

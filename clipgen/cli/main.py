@@ -15,13 +15,14 @@ VERBS = {
     "encode": "image shards → latent shards",
     "verify": "re-read shards against their manifest, and repair them",
     "browse": "a contact sheet of shards or latents",
+    "gap": "how far texts lie from images, in numbers and a picture",
     "sample": "prompts → images",
     "evaluate": "a generator judged on the demo world's prompts, or a tokenizer on held-out images",
     "export": "a self-contained model folder of a run",
     "report": "one page for a run",
 }
 # Verbs whose settings stand apart: `model` is a folder for them and a config group for the others.
-TOOLS = ("sample", "evaluate", "draw", "verify", "browse", "report")
+TOOLS = ("sample", "evaluate", "draw", "verify", "browse", "gap", "report")
 HELP = ("-h", "--help", "help")
 
 

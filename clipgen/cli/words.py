@@ -12,9 +12,22 @@ FLAGS = {
     "-c": 1, "--cfg": 1, "-p": 1, "--package": 1, "-i": 1, "--info": 1, "-cd": 1, "--config-dir": 1,
     "-cn": 1, "--config-name": 1,
 }  # fmt: skip
-# Settings whose value is a file or a folder: their names may hold what Hydra's grammar keeps for itself.
+# Settings whose value is a file, a folder or a text: they may hold what Hydra's grammar keeps for itself.
 PATHS = frozenset(
-    {"images", "captions", "shards", "latents", "out", "run", "model", "prompts", "image"}
+    {
+        "images",
+        "captions",
+        "shards",
+        "latents",
+        "out",
+        "run",
+        "model",
+        "prompts",
+        "image",
+        "mix",
+        "negative",
+        "templates",
+    }
     | {
         "tokenizer.train.perceptual_weights",
         "perceptual_weights",

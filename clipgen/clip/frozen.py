@@ -99,6 +99,10 @@ class FrozenClip(nn.Module):
         with plain_attention(tokens.device):
             return torch.cat([F.normalize(self.model.encode_text(t).float(), dim=-1) for t in tokens.split(256)])
 
+    def too_long(self, texts: Sequence[str]) -> list[str]:
+        """Those of the texts that fill the context, where whatever follows is cut."""
+        return [text for text in texts if torch.equal(*self.tokenizer([text, f"{text} more"]))]
+
     def features(self, image_BCHW: Tensor) -> list[Tensor]:
         """Feature maps (B, C, h, w) of the image tower, with gradients to the image: for a perceptual loss."""
         with plain_attention(image_BCHW.device):

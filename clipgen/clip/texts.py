@@ -1,5 +1,6 @@
 """Texts for the mean of the text side: a CLIP's own captions where there are some, else templates filled with words."""
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,9 +28,16 @@ def reference_texts(clip_model: str, captions: str | None = None) -> tuple[list[
         own = Path(clip_model.removeprefix(LOCAL_DIR)) / CAPTIONS
         if own.is_file():
             return read_texts(own, str(own)), f"{CAPTIONS} of the CLIP"
+    return fill_templates(TEMPLATES), "templates and words of the package"
+
+
+def fill_templates(templates: Sequence[str], name: str = "") -> list[str]:
+    """Every template with every word of the package; UserError where one of the file `name` has no {}."""
+    for template in templates:
+        if "{}" not in template:
+            raise UserError(f'templates={name} has "{template}" without {{}}; put {{}} where a word comes')
     words = files("clipgen.clip").joinpath("words.txt").read_text(encoding="utf-8").split("\n")
-    texts = [template.format(_with_article(word)) for word in words if word for template in TEMPLATES]
-    return texts, "templates and words of the package"
+    return [template.replace("{}", _with_article(word)) for word in words if word for template in templates]
 
 
 def _with_article(word: str) -> str:

@@ -1,0 +1,47 @@
+"""`clipgen gap` on the latents of a tiny run."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def made(clipgen, run_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("gap")
+    outcome = clipgen("gap", f"latents={run_folder / 'latents'}", f"out={out}", "device=cpu", "bank=20")
+    assert outcome.status == 0, outcome.error
+    return out, outcome.said
+
+
+def test_it_prints_and_draws_the_gap(made):
+    out, said = made
+    facts = json.loads((out / "gap.json").read_text())
+    assert f"{facts['centroid_distance']:.3f} apart" in said
+    for name in ("none", "mean", "mean_scale", "whiten", "knn", "whiten+knn"):
+        assert f"\n{name} " in said and facts["bridges"][name]["centroid_distance"] >= 0
+    assert {"spectrum", "effective_dimension", "mean_share"} <= facts["image"].keys() & facts["text"].keys()
+    with Image.open(out / "gap.png") as picture:
+        assert len(np.unique(np.asarray(picture))) > 10
+    assert said.rstrip().endswith("gap.png") and facts["texts_from"] == "captions.txt of the CLIP"
+
+
+def test_texts_from_a_file(clipgen, run_folder, tmp_path):
+    latents, out = f"latents={run_folder / 'latents'}", f"out={tmp_path}"
+    (tmp_path / "captions.txt").write_text("a dog\na cat\na house by the sea\n")
+    assert clipgen("gap", latents, out, f"captions={tmp_path / 'captions.txt'}").status == 0
+    assert json.loads((tmp_path / "gap.json").read_text())["texts"] == 3
+    (tmp_path / "templates.txt").write_text("{}\n")
+    assert clipgen("gap", latents, out, f"templates={tmp_path / 'templates.txt'}").status == 0
+    assert json.loads((tmp_path / "gap.json").read_text())["texts"] > 100
+
+
+def test_what_it_refuses(clipgen, one_line, run_folder, tmp_path):
+    latents = f"latents={run_folder / 'latents'}"
+    (tmp_path / "templates.txt").write_text("a photo\n")
+    assert "without {}" in one_line(clipgen("gap", latents, f"templates={tmp_path / 'templates.txt'}"))
+    assert "both given" in one_line(clipgen("gap", latents, "captions=a", "templates=b"))
+    assert "captions=absent cannot be read" in one_line(clipgen("gap", latents, "captions=absent"))
+    assert "latents" in one_line(clipgen("gap"))
+    assert "absent" in one_line(clipgen("gap", "latents=absent"))
