@@ -1,6 +1,6 @@
 """What bridges do to real CLIP embeddings: average precision of the images whose caption has a name.
 
-    python -m benchmarks.gap_real ../shared/data/clip_vitb32_fixture --json docs/results/gap_real.json
+    python -m benchmarks.gap_real FOLDER --json docs/results/gap_real.json
 
 A text "a NAME" ranks 1,000 photos by the cosine of its condition with theirs. What knows of images (mean, covariance,
 the bank of knn) is made of the other folds than the image that is scored. Text statistics are of 2,148 names, unpaired.
@@ -30,7 +30,7 @@ LEAST = 5  # captions that have a name
 
 def read(folder: Path) -> tuple[Tensor, Tensor, list[str], Tensor, list[str]]:
     """(images (N, E), texts of the names (C, E), names, all texts, captions); embeddings of unit length."""
-    load = lambda name: F.normalize(torch.from_numpy(np.load(folder / name)).float(), dim=-1)  # noqa: E731
+    load = lambda name: F.normalize(torch.from_numpy(np.load(folder / name, allow_pickle=False)).float(), dim=-1)  # noqa: E731
     names = (folder / "lvis_v1_names.txt").read_text().splitlines()
     text_CE = load("lvis_v1_clip_a+cname.npy")
     others = [load(path.name) for path in sorted(folder.glob("*cname*.npy")) if "lvis" not in path.name]
