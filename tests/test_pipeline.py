@@ -331,3 +331,31 @@ def test_what_the_package_does_not_have():
     assert clipgen.ClipGen is ClipGen
     with pytest.raises(AttributeError, match="nothing"):
         _ = clipgen.nothing
+
+
+def test_a_mix_of_one_text_is_that_text_and_weights_count(pipeline):
+    plain = pixels(pipeline.mix([("a red circle", 1.0)], n=4))
+    assert np.array_equal(pixels(pipeline.mix([("a red circle", 3.0)], n=4)), plain)
+    photo = Image.new("RGB", (20, 20), "red")
+    for parts in ([("a red circle", 1.0), (photo, 1.0)], [("a red circle", 1.0), ("a blue ring", -0.5)]):
+        assert not np.array_equal(pixels(pipeline.mix(parts, n=4)), plain)
+    with pytest.raises(UserError, match="cancel each other"):
+        pipeline.mix([("a red circle", 1.0), ("a red circle", -1.0)])
+
+
+def test_a_negative_prompt_takes_the_place_of_the_null(pipeline):
+    plain = pixels(pipeline.generate(PROMPTS[:1], n=4))
+    assert not np.array_equal(pixels(pipeline.generate(PROMPTS[:1], n=4, negative="a blue ring")), plain)
+    unguided = pixels(pipeline.generate(PROMPTS[:1], n=4, guidance_scale=1.0))
+    assert np.array_equal(
+        pixels(pipeline.generate(PROMPTS[:1], n=4, negative=PROMPTS[0], guidance_scale=3.0)), unguided
+    )
+    with pytest.raises(UserError, match=r"negative=.* has no effect at guidance_scale=1"):
+        pipeline.generate(PROMPTS[:1], negative="a blue ring", guidance_scale=1)
+
+
+def test_guidance_without_a_null(pipeline, monkeypatch):
+    monkeypatch.setattr(pipeline.transformer.conditioner, "drop_prob", 0.0)
+    with pytest.raises(UserError, match=r"guidance_scale=2\.0 needs a model .*cond_drop_prob=0; take guidance_scale=1"):
+        pipeline.generate(PROMPTS[:1])
+    assert len(pipeline.generate(PROMPTS[:1], n=1, guidance_scale=1.0)) == 1
