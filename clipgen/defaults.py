@@ -109,6 +109,8 @@ def choose(cfg: Config, facts: Facts) -> list[Choice]:
     gpu_steps = _between(5_000, 100 * facts.n_images // m.train.batch_size, 300_000)
     fill(m.train, "transformer.train.steps", gpu_steps if facts.gpu else 1500, f"{images}, {machine}")
 
+    if cfg.trainer.strategy == "fsdp":
+        fill(m.train, "transformer.train.ema", 0.0, "trainer.strategy=fsdp averages no weights")
     fill(m.train, "transformer.train.ema", 0.999 if facts.gpu else 0.0, machine)
     fill(
         m.train, "transformer.train.lr", 3e-3 if m.train.optimizer == "muon" else 1e-3, f"optimizer {m.train.optimizer}"

@@ -47,14 +47,17 @@ def read_transformer(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor
 def check_start(path: str | Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """UserError when a Transformer of the settings `found` in `path` cannot go on under those `wanted`."""
     defaults = {name: each.default for name, each in signature(Transformer).parameters.items()}
-    for key, value in wanted.items():
-        if key not in TRAINED_BY and found.get(key, defaults[key]) != value:
-            where = "the latents have" if key in OF_LATENTS else f"transformer.{key} is"
-            mend = (
-                "take other latents" if key in OF_LATENTS else f"take transformer.{key}={found.get(key, defaults[key])}"
-            )
+    of_no_effect = ("rope_base",) if wanted["style"] == "gpt2" else ()
+    for key in sorted(wanted.keys() - {*TRAINED_BY, *of_no_effect}):
+        has, value = found.get(key, defaults[key]), wanted[key]
+        if has != value and key in OF_LATENTS:
             raise UserError(
-                f"transformer.ckpt={path} has {key} {found.get(key, defaults[key])}, but {where} {value}; {mend}"
+                f"transformer.ckpt={path} has {key} {has}, but the latents have {value}; take other latents"
+            )
+        if has != value:
+            raise UserError(
+                f"transformer.ckpt={path} has {key} {has}, but transformer.{key} is {value}; "
+                f"take transformer.{key}={has}"
             )
 
 

@@ -171,6 +171,19 @@ def test_the_published_transformer_goes_on_from_its_weights(clipgen, one_line, r
     )  # fmt: skip
 
 
+def test_one_of_ours_goes_on_from_its_weights(clipgen, one_line, run_folder, tiny, tmp_path):
+    start = run_folder / "transformer" / "last.ckpt"
+    inputs = [f"latents={run_folder / 'latents'}", f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"]
+    words = ["stage=transformer", *tiny, *inputs, f"out={tmp_path}", f"transformer.ckpt={start}"]
+    line = one_line(clipgen("train", *words, "transformer.width=128"))
+    assert f"{start} has width 64, but transformer.width is 128; take transformer.width=64" in line
+    still = ["transformer.train.lr=1e-9", "transformer.train.muon_lr=1e-9", "transformer.cond_drop_prob=0.2"]
+    outcome = clipgen("train", *words, *still)
+    assert outcome.status == 0, outcome.error
+    wanted, found = (read_checkpoint(path, "transformer") for path in (start, tmp_path / "transformer" / "last.ckpt"))
+    torch.testing.assert_close(found["state_dict"], wanted["state_dict"], atol=1e-6, rtol=0)
+
+
 def test_the_published_transformer_is_exported_without_a_run(clipgen, one_line, run_folder, tiny, gpt, tmp_path):
     clip = [word for word in tiny if word.startswith("clip.")]
     words = [f"transformer.ckpt={gpt}", f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}", *clip]

@@ -59,7 +59,8 @@ TRANSFORMER = [
 
 
 @pytest.mark.parametrize(
-    "words", [[], pytest.param(["transformer.gft=true"], marks=pytest.mark.slow), ["trainer.strategy=fsdp"]]
+    "words",
+    [[], *(pytest.param([word], marks=pytest.mark.slow) for word in ("transformer.gft=true", "trainer.strategy=fsdp"))],
 )
 def test_two_ranks_train_the_transformer_of_one(train, words):
     """Levels, noise, dropped conditions and orders are those of the whole batch, whoever draws them."""
