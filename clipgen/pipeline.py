@@ -23,7 +23,6 @@ from clipgen.data.transforms import center_crop_resize, to_model_range, to_uint8
 from clipgen.errors import UserError
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer import bridges
-from clipgen.transformer.condition import centre
 from clipgen.transformer.model import Transformer
 from clipgen.transformer.sampling import generate
 
@@ -85,7 +84,7 @@ class ClipGen:
         path = folder / "statistics.safetensors"
         statistics = load_weights(path)
         for mean in MEANS:
-            if mean not in statistics:
+            if transformer.centred and mean not in statistics:
                 raise UserError(f"{path} has no {mean}; export the model again")
         bank_NE = load_weights(folder / BANK)["image"] if (folder / BANK).is_file() else None
         return cls(vqgan, transformer, clip, statistics, sampling, settings, device, bank_NE)
@@ -175,13 +174,14 @@ class ClipGen:
     def bridge(self, text_BE: Tensor, name: str | None = None) -> Tensor:
         """Unit conditions for text embeddings of unit length; UserError where the model lacks what the bridge needs."""
         name = self.sampling["bridge"] if name is None else name
-        return bridges.bridge(name, text_BE.to(self.device), self.statistics, self.bank_NE)
+        centred = self.transformer.centred
+        return bridges.bridge(name, text_BE.to(self.device), self.statistics, self.bank_NE, centred)
 
     def image_conditions(self, images: Sequence[Image.Image]) -> Tensor:
         """Conditions (B, E) of pictures of the generator's own size."""
         parts = [self._tensor(images[start : start + 256]) for start in range(0, len(images), 256)]
         image_BE = torch.cat([self.clip.encode_image(part_BCHW) for part_BCHW in parts])
-        return centre(image_BE, self.statistics["image_mean"])
+        return bridges.place(image_BE, self.statistics, self.transformer.centred)
 
     def vary(
         self,

@@ -46,7 +46,7 @@ from clipgen.data.sample import decode_captions
 from clipgen.data.transforms import to_model_range, to_uint8
 from clipgen.errors import UserError
 from clipgen.picture import image_grid
-from clipgen.pipeline import MEANS, ClipGen
+from clipgen.pipeline import ClipGen
 from clipgen.ranks import from_rank_zero, rank, same_on_ranks, world_size
 from clipgen.tokenizer.codes import Perturbation
 from clipgen.tokenizer.compiled import compile_in_place
@@ -174,7 +174,8 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     if record.done:
         return record
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    statistics = means(cfg.latents, m.centred)
+    statistics = load_statistics(cfg.latents)
+    origin_E = statistics["image_mean"] if m.centred else torch.zeros_like(statistics["image_mean"])
     transformer = Transformer(**model)
     if m.ckpt:
         transformer.load_state_dict(weights)
@@ -183,7 +184,7 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     vqgan.to(device)
     module = TransformerModule(
         transformer,
-        statistics["image_mean"],
+        origin_E,
         reconstruction=embedding_reconstruction(m.train.recon, vqgan, clip),
         seed=cfg.seed,
         settings=settings,
@@ -197,7 +198,9 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     text_BE = None
     if prompts:
         bank_NE = bank(cfg.latents, cfg.bank) if "knn" in cfg.sampling.bridge else None
-        text_BE = bridge(cfg.sampling.bridge, clip.encode_text(prompts).cpu(), statistics, bank_NE).to(device)
+        text_BE = bridge(
+            cfg.sampling.bridge, clip.encode_text(prompts).cpu(), statistics, bank_NE, m.centred
+        ).to(device)
 
     def draw() -> Image.Image:
         with ema.weights() if ema else nullcontext():
@@ -225,12 +228,6 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
         callbacks=[ema] if ema else [], shared_out=fsdp,
     )  # fmt: skip
     return record
-
-
-def means(latents: str | Path, centred: bool) -> dict[str, torch.Tensor]:
-    """The statistics of latents; the means are 0 for a Transformer that knows embeddings as CLIP makes them."""
-    statistics = load_statistics(latents)
-    return statistics if centred else statistics | {name: torch.zeros_like(statistics[name]) for name in MEANS}
 
 
 def train_clip(cfg: Config, folder: Path) -> Record:
@@ -353,11 +350,14 @@ def assemble(cfg, tokenizer: Path, transformer: Path, latents: Path) -> ClipGen:
                 f"{transformer} was trained for {key} {trained}, but {tokenizer} and clip.model={clip.identity.model} "
                 f"have {value}; give those that it was trained with"
             )
+    sampling = asdict_of(cfg.sampling)
     if with_latents:
-        statistics, bank_NE = means(latents, model.centred), bank(latents, cfg.bank)
-    else:  # nothing of the images is needed
-        statistics, bank_NE = {name: torch.zeros(clip.identity.embed_dim) for name in MEANS}, None
+        statistics, bank_NE = load_statistics(latents), bank(latents, cfg.bank)
+    else:
+        statistics, bank_NE = {}, None
+        sampling["bridge"] = "none"
+        say("there are no latents, so nothing is known of the gap: sampling.bridge=none, as in the paper")
     return ClipGen(
-        vqgan, model, clip, statistics, asdict_of(cfg.sampling),
+        vqgan, model, clip, statistics, sampling,
         {"tokenizer": vqgan_settings, "transformer": model_settings}, bank_NE=bank_NE,
     )  # fmt: skip

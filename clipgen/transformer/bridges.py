@@ -1,4 +1,4 @@
-"""Bridges: from a text embedding to a condition where the model was trained, among centred image embeddings.
+"""Bridges: from a text embedding to where the image embeddings lie that a model was trained on.
 
 Text and image embeddings of one CLIP lie apart (the modality gap, arXiv 2203.02053), and stage 2 sees images only.
 A bridge is a map chosen at sampling time; what it knows of either side needs no pairs: the mean and the covariance of
@@ -24,41 +24,42 @@ NEIGHBOURS, TEMPERATURE = 16, 0.05
 
 def none(text_BE: Tensor, statistics: Statistics) -> Tensor:
     """The paper's swap: a text embedding is treated as if it were an image embedding."""
-    return centre(text_BE, statistics["image_mean"])
+    return text_BE.float()
 
 
 def mean(text_BE: Tensor, statistics: Statistics) -> Tensor:
-    """Each side loses its own mean (C3, arXiv 2401.08567)."""
-    return centre(text_BE, statistics["text_mean"])
+    """The mean of texts becomes that of images (C3, arXiv 2401.08567)."""
+    return text_BE.float() - statistics["text_mean"] + statistics["image_mean"]
 
 
 def mean_scale(text_BE: Tensor, statistics: Statistics) -> Tensor:
-    """Mean, and standard deviation of every coordinate, are those of images."""
+    """Mean, and standard deviation of every coordinate, become those of images."""
     image_E, text_E = (statistics[f"{side}_covariance"].diagonal().clamp(min=1e-12) for side in ("image", "text"))
-    return F.normalize((text_BE.float() - statistics["text_mean"]) * (image_E / text_E).sqrt(), dim=-1)
+    return (text_BE.float() - statistics["text_mean"]) * (image_E / text_E).sqrt() + statistics["image_mean"]
 
 
 def whiten(text_BE: Tensor, statistics: Statistics, shrinkage: float = SHRINKAGE) -> Tensor:
-    """Mean and covariance are those of images, both regularised, by the map of Gaussians that moves them least
-    (optimal transport, arXiv 1803.00567)."""
+    """Mean and covariance become those of images, both regularised, by the map that moves Gaussians least."""
     image_EE, text_EE = (_shrunk(statistics[f"{side}_covariance"], shrinkage) for side in ("image", "text"))
     root_EE, inverse_EE = power(text_EE, 0.5), power(text_EE, -0.5)
-    transport_EE = inverse_EE @ power(root_EE @ image_EE @ root_EE, 0.5) @ inverse_EE
-    return F.normalize((text_BE.float() - statistics["text_mean"]) @ transport_EE.to(text_BE.device).float(), dim=-1)
+    transport_EE = inverse_EE @ power(root_EE @ image_EE @ root_EE, 0.5) @ inverse_EE  # arXiv 1803.00567, eq. 2.40
+    moved_BE = (text_BE.float() - statistics["text_mean"]) @ transport_EE.to(text_BE.device).float()
+    return moved_BE + statistics["image_mean"]
 
 
 def knn(condition_BE: Tensor, bank_NE: Tensor, k: int = NEIGHBOURS, temperature: float = TEMPERATURE) -> Tensor:
-    """The mean of the `k` nearest of the bank (of unit length, centred), weighted by the softmax of their cosines."""
+    """The mean of the `k` nearest of the bank (conditions too), weighted by the softmax of their cosines."""
     cosine_BK, nearest_BK = (condition_BE @ bank_NE.T).topk(min(k, len(bank_NE)), -1)
     weight_BK = (cosine_BK / temperature).softmax(-1)
     return F.normalize((weight_BK[..., None] * bank_NE[nearest_BK]).sum(1), dim=-1)
 
 
+MOMENTS = ("image_mean", "text_mean", "image_covariance", "text_covariance")
 MAPS: dict[str, tuple[Callable[[Tensor, Statistics], Tensor], tuple[str, ...]]] = {  # and the statistics each needs
-    "none": (none, ("image_mean",)),
-    "mean": (mean, ("text_mean",)),
-    "mean_scale": (mean_scale, ("text_mean", "image_covariance", "text_covariance")),
-    "whiten": (whiten, ("text_mean", "image_covariance", "text_covariance")),
+    "none": (none, ()),
+    "mean": (mean, ("image_mean", "text_mean")),
+    "mean_scale": (mean_scale, MOMENTS),
+    "whiten": (whiten, MOMENTS),
 }
 
 
@@ -72,23 +73,37 @@ def parse(name: str) -> tuple[str, bool]:
     return first, rest == "knn"
 
 
-def bridge(name: str, text_BE: Tensor, statistics: Statistics, bank_NE: Tensor | None = None) -> Tensor:
+def bridge(
+    name: str,
+    text_BE: Tensor,
+    statistics: Statistics,
+    bank_NE: Tensor | None = None,
+    centred: bool = True,
+) -> Tensor:
     """Unit conditions (B, E) for text embeddings of unit length.
 
-    `bank_NE` are raw embeddings of images. UserError for an unknown bridge, or one whose statistics or bank is missing.
+    `centred` says whether the model was trained on embeddings without their mean. `bank_NE` are raw embeddings of
+    images. UserError for an unknown bridge, or one whose statistics or bank is missing.
     """
     first, nearest = parse(name)
-    apply, needs = MAPS[first]
-    for key in needs:
+    move, needs = MAPS[first]
+    instead = DEFAULT if centred else "none"
+    for key in (*needs, *(["image_mean"] if centred else [])):
         if key not in statistics:
-            raise UserError(f"bridge={name} needs {key}, which this model was stored without; take bridge={DEFAULT}")
+            raise UserError(f"bridge={name} needs {key}, which this model was stored without; take bridge={instead}")
     if nearest and bank_NE is None:
         raise UserError(
             f"bridge={name} needs a bank of image embeddings, which this model was stored without; export it with "
             f"bank=10000, or take bridge={first}"
         )
-    condition_BE = apply(text_BE, statistics)
-    return knn(condition_BE, centre(bank_NE, statistics["image_mean"])) if nearest else condition_BE
+    moved_BE = move(text_BE, statistics)
+    condition_BE = place(moved_BE, statistics, centred)
+    return knn(condition_BE, place(bank_NE, statistics, centred)) if nearest else condition_BE
+
+
+def place(image_BE: Tensor, statistics: Statistics, centred: bool = True) -> Tensor:
+    """The unit conditions that image embeddings are in training."""
+    return centre(image_BE, statistics["image_mean"]) if centred else F.normalize(image_BE.float(), dim=-1)
 
 
 def power(symmetric_EE: Tensor, exponent: float) -> Tensor:

@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from clipgen.errors import UserError
-from clipgen.transformer import bridges
-from clipgen.transformer.bridges import bridge, knn, mean_scale, none, parse, whiten
+from clipgen.transformer.bridges import bridge, knn, mean, mean_scale, parse, whiten
 from clipgen.transformer.condition import centre
 
 E = 6
@@ -36,39 +35,50 @@ def test_conditions_are_of_unit_length(name):
 
 
 def test_none_is_what_an_image_with_this_embedding_would_get():
-    assert torch.equal(none(TEXTS, STATISTICS), centre(TEXTS, STATISTICS["image_mean"]))
-    assert not torch.allclose(none(TEXTS, STATISTICS), bridge("mean", TEXTS, STATISTICS))
+    assert torch.equal(bridge("none", TEXTS, STATISTICS), centre(TEXTS, STATISTICS["image_mean"]))
+    assert not torch.allclose(bridge("none", TEXTS, STATISTICS), bridge("mean", TEXTS, STATISTICS))
 
 
 def test_mean_is_the_centring_of_training_with_the_texts_own_mean():
-    assert torch.equal(bridge("mean", TEXTS, STATISTICS), centre(TEXTS, STATISTICS["text_mean"]))
+    expected_BE = centre(TEXTS, STATISTICS["text_mean"])
+    torch.testing.assert_close(bridge("mean", TEXTS, STATISTICS), expected_BE, atol=1e-6, rtol=1e-5)
 
 
-def moments_before_unit_length(monkeypatch, apply) -> tuple[torch.Tensor, torch.Tensor]:
-    monkeypatch.setattr(bridges.F, "normalize", lambda rows, dim: rows)
-    moved_NE = apply()
+def test_a_model_trained_on_raw_embeddings_is_asked_by_raw_ones_after_the_same_map():
+    assert torch.equal(bridge("none", TEXTS, {}, centred=False), F.normalize(TEXTS, dim=-1))
+    for name, move in (("mean", mean), ("mean_scale", mean_scale), ("whiten", whiten)):
+        made_BE = bridge(name, TEXTS, STATISTICS, centred=False)
+        torch.testing.assert_close(made_BE, F.normalize(move(TEXTS, STATISTICS), dim=-1))
+    near_BE = bridge("knn", TEXTS, STATISTICS, IMAGES, centred=False)
+    assert (near_BE @ F.normalize(IMAGES, dim=-1).T).max(1).values.mean() > 0.9
+    with pytest.raises(UserError, match="take bridge=none"):
+        bridge("mean", TEXTS, {}, centred=False)
+
+
+def moments_of(moved_NE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return moved_NE.mean(0), moved_NE.T.cov(correction=0)
 
 
-def test_mean_scale_gives_every_coordinate_the_images_spread(monkeypatch):
-    mean_E, covariance_EE = moments_before_unit_length(monkeypatch, lambda: mean_scale(TEXTS, STATISTICS))
-    torch.testing.assert_close(mean_E, torch.zeros(E), atol=1e-5, rtol=0)
+def test_mean_scale_gives_every_coordinate_the_images_spread():
+    mean_E, covariance_EE = moments_of(mean_scale(TEXTS, STATISTICS))
+    torch.testing.assert_close(mean_E, STATISTICS["image_mean"], atol=1e-5, rtol=0)
     torch.testing.assert_close(
         covariance_EE.diagonal(), STATISTICS["image_covariance"].diagonal(), atol=1e-6, rtol=1e-3
     )
     assert not torch.allclose(covariance_EE, STATISTICS["image_covariance"], atol=1e-3)
 
 
-def test_whiten_gives_the_images_covariance(monkeypatch):
-    mean_E, covariance_EE = moments_before_unit_length(monkeypatch, lambda: whiten(TEXTS, STATISTICS, shrinkage=0))
-    torch.testing.assert_close(mean_E, torch.zeros(E), atol=1e-5, rtol=0)
+def test_whiten_gives_the_images_covariance():
+    mean_E, covariance_EE = moments_of(whiten(TEXTS, STATISTICS, shrinkage=0))
+    torch.testing.assert_close(mean_E, STATISTICS["image_mean"], atol=1e-5, rtol=0)
     torch.testing.assert_close(covariance_EE, STATISTICS["image_covariance"], atol=1e-5, rtol=1e-3)
 
 
 def test_whiten_fully_shrunk_or_without_a_difference_is_mean():
     same = STATISTICS | {"image_covariance": STATISTICS["text_covariance"]}
     for statistics, shrinkage in ((STATISTICS, 1.0), (same, 0.1)):
-        torch.testing.assert_close(whiten(TEXTS, statistics, shrinkage), bridge("mean", TEXTS, STATISTICS))
+        moved_BE = centre(whiten(TEXTS, statistics, shrinkage), STATISTICS["image_mean"])
+        torch.testing.assert_close(moved_BE, bridge("mean", TEXTS, STATISTICS))
 
 
 def test_whiten_stands_a_covariance_without_full_rank():
