@@ -31,13 +31,15 @@ FRACTIONS = (
     "tokenizer.dropout", "tokenizer.decay", "tokenizer.train.lr_final", "tokenizer.train.perturb_share",
     "tokenizer.train.perturb_prob", "tokenizer.train.ema",
     "transformer.dropout", "transformer.cond_drop_prob",
-    "transformer.train.min_level", "transformer.train.label_smoothing", "sampling.fidelity", "sampling.top_p",
+    "transformer.train.min_level", "transformer.train.label_smoothing", "sampling.fidelity",
+    "sampling.top_p", "sampling.min_p",
 )  # fmt: skip
 CHOICES = {
     "encode.crops": (1, 2, 10), "encode.precision": ("auto", "fp32", "bf16"),
     "tokenizer.network": ("resnet", "plain"),
     "tokenizer.quantizer": ("nearest", "moving_average", "simvq", "gumbel", "fsq"),
     "tokenizer.train.pixel_loss": ("l1", "l2"), "tokenizer.train.gan_norm": ("group", "batch"),
+    "sampling.guidance_schedule": ("constant", "power_cosine"), "sampling.precision": ("fp32", "bf16"),
     "tokenizer.train.perceptual": ("clip", "lpips", "squeezenet", "none"),
 }  # fmt: skip
 
@@ -92,6 +94,11 @@ def check(cfg: Config) -> None:
     _check_batch(t.train, max(cfg.trainer.devices, int(os.environ.get("WORLD_SIZE", 1))))
     if cfg.world and not isinstance(t.image_size, int | None):
         raise UserError(f"world={cfg.world} draws squares, but tokenizer.image_size={t.image_size}; take one number")
+    if not m.cond_drop_prob and cfg.sampling.guidance_scale != 1:
+        raise UserError(
+            f"transformer.cond_drop_prob=0 leaves no null for sampling.guidance_scale={cfg.sampling.guidance_scale}; "
+            "take sampling.guidance_scale=1, or transformer.cond_drop_prob=0.1"
+        )
     if m.width and m.heads and (m.width % m.heads or (m.width // m.heads) % 4):
         raise UserError(
             f"transformer.width={m.width} over transformer.heads={m.heads} gives no head size that is a multiple of 4; "

@@ -23,10 +23,13 @@ from clipgen.errors import UserError
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.condition import centre
 from clipgen.transformer.model import Transformer
-from clipgen.transformer.sampling import generate
+from clipgen.transformer.packed import prepared
+from clipgen.transformer.sampling import SCHEDULES, Given, sample
 
 FORMAT = 1
 MEANS = ("image_mean", "text_mean")
+LATER = {"min_p": 0.0, "guidance_schedule": "constant", "precision": "fp32"}  # settings that older models lack
+CHOICES = {"guidance_schedule": SCHEDULES, "precision": ("fp32", "bf16"), "rerank": ("clip", "self")}
 
 
 class ClipGen:
@@ -50,8 +53,9 @@ class ClipGen:
         self.transformer = transformer.eval().to(self.device)
         self.clip = clip.to(self.device)
         self.statistics = {name: tensor.to(self.device) for name, tensor in statistics.items()}
-        self.sampling = sampling
+        self.sampling = LATER | sampling
         self.settings = settings
+        self._copies: dict[str, Transformer] = {}  # by precision
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> "ClipGen":
@@ -145,60 +149,174 @@ class ClipGen:
     ) -> list[Image.Image]:
         """`n` images for each prompt, in order: all of the first prompt, then all of the second.
 
-        `sampling` overrides the model's own guidance_scale, temperature, top_k, top_p, fidelity (the cosine at which
-        the Transformer is asked, 0 to 1) and batch_size. An image depends on its prompt, its number, the seed and the
-        settings, and on no other image. Raises UserError for an empty prompt or a setting out of range.
+        `sampling` overrides the model's own guidance_scale, guidance_schedule, temperature, top_k, top_p, min_p,
+        fidelity (the cosine at which the Transformer is asked, 0 to 1), precision (of the Transformer) and batch_size.
+        An image depends on its prompt, its number, the seed and the settings, and on no other image. Raises UserError
+        for an empty prompt or a setting out of range.
         """
+        condition_PE = self._text_conditions(prompts)
+        seeds = [image_seed(prompt, seed, i) for prompt in prompts for i in range(n)]
+        return self.from_conditions(condition_PE.repeat_interleave(n, 0), seeds, on_batch, **sampling)
+
+    def _text_conditions(self, prompts: Sequence[str]) -> Tensor:
         if isinstance(prompts, str):
             raise UserError(f"prompts is the text {prompts!r}; give a list of texts")
         for number, prompt in enumerate(prompts):
             if not prompt.strip():
                 raise UserError(f"prompt {number + 1} is empty; say what the image shows")
-        condition_PE = centre(self.clip.encode_text(prompts), self.statistics["text_mean"])
-        seeds = [image_seed(prompt, seed, i) for prompt in prompts for i in range(n)]
-        return self.from_conditions(condition_PE.repeat_interleave(n, 0), seeds, on_batch, **sampling)
+        return centre(self.clip.encode_text(prompts), self.statistics["text_mean"])
 
-    def vary(self, image: Image.Image, n: int = 4, seed: int = 0, **sampling: float | int | None) -> list[Image.Image]:
+    def generate_best(
+        self,
+        prompts: Sequence[str],
+        candidates: int = 32,
+        keep: int = 4,
+        rerank: str = "clip",
+        seed: int = 0,
+        on_batch: Callable[[int], None] | None = None,
+        **sampling: float | int | None,
+    ) -> list[Image.Image]:
+        """The best `keep` of `candidates` images for each prompt, the best first; the candidates are `generate`'s.
+
+        `rerank="clip"` takes the cosine of image and prompt by the conditioning CLIP, `"self"` what the Transformer
+        itself says: log p(tokens | prompt) - log p(tokens | null), for which the null must have been trained.
+        """
+        if not 1 <= keep <= candidates:
+            raise UserError(f"keep={keep} of candidates={candidates}; keep at least 1 and at most all of them")
+        _choose("rerank", rerank)
+        condition_PE = self._text_conditions(prompts)
+        seeds = [image_seed(prompt, seed, i) for prompt in prompts for i in range(candidates)]
+        prefer = rerank == "self"
+        images, scores = self._sampled(
+            condition_PE.repeat_interleave(candidates, 0), seeds, on_batch, prefer=prefer, **sampling
+        )
+        if not prefer:
+            scores = self.scores(images, [prompt for prompt in prompts for _ in range(candidates)])
+        best = []
+        for start in range(0, len(images), candidates):
+            ranked = sorted(range(start, start + candidates), key=lambda i: -scores[i])
+            best += [images[i] for i in ranked[:keep]]
+        return best
+
+    def complete(
+        self,
+        image: Image.Image,
+        mask: Image.Image,
+        prompt: str | None = None,
+        n: int = 4,
+        seed: int = 0,
+        on_batch: Callable[[int], None] | None = None,
+        **sampling: float | int | None,
+    ) -> list[Image.Image]:
+        """`n` times the image with what is white in `mask` made anew, towards the prompt or the image's own embedding.
+
+        A token's cell is made anew where any of its pixels is white; the other tokens are kept. Tokens are drawn in
+        raster order, so that one knows what is above and to the left of it. UserError where the sizes differ or
+        nothing is white.
+        """
+        if mask.size != image.size:
+            raise UserError(f"the mask has {_size(mask)} pixels and the image {_size(image)}; give them the same size")
+        h, w = self.transformer.grid
+        white_HW = self._tensor([center_crop_resize(mask.convert("RGB"), self.vqgan.image_size)])[0].mean(0) > 0
+        made_L = white_HW.view(h, white_HW.shape[0] // h, w, -1).any(3).any(1).flatten()
+        if not made_L.any():
+            raise UserError("the mask has no white where the model looks; paint white what is to be made")
+        image_BCHW = self._tensor([center_crop_resize(image.convert("RGB"), self.vqgan.image_size)])
+        if prompt is None:
+            condition_BE = centre(self.clip.encode_image(image_BCHW), self.statistics["image_mean"])
+            sampling = {**sampling, "fidelity": 1.0 if sampling.get("fidelity") is None else sampling["fidelity"]}
+        else:
+            condition_BE = self._text_conditions([prompt])
+        with torch.no_grad():
+            given = Given(self.vqgan.encode(image_BCHW).flatten(), ~made_L)
+        seeds = [image_seed(prompt or "", seed, i) for i in range(n)]
+        return self._sampled(condition_BE.expand(n, -1), seeds, on_batch, given=given, **sampling)[0]
+
+    def vary(
+        self,
+        image: Image.Image,
+        n: int = 4,
+        seed: int = 0,
+        on_batch: Callable[[int], None] | None = None,
+        **sampling: float | int | None,
+    ) -> list[Image.Image]:
         """`n` images like a given one: its own CLIP embedding is the condition, by default at fidelity 1."""
         pixels = center_crop_resize(image.convert("RGB"), self.vqgan.image_size)
         image_BCHW = self._tensor([pixels])
         condition_BE = centre(self.clip.encode_image(image_BCHW), self.statistics["image_mean"])
         sampling = {**sampling, "fidelity": 1.0 if sampling.get("fidelity") is None else sampling["fidelity"]}
         seeds = [image_seed("", seed, i) for i in range(n)]
-        return self.from_conditions(condition_BE.expand(n, -1), seeds, **sampling)
+        return self.from_conditions(condition_BE.expand(n, -1), seeds, on_batch, **sampling)
 
-    @torch.no_grad()
     def from_conditions(
         self,
         condition_BE: Tensor,
         seeds: Sequence[int],
         on_batch: Callable[[int], None] | None = None,
+        negative_BE: Tensor | None = None,
         **sampling: float | int | None,
     ) -> list[Image.Image]:
-        """One image for each centred unit condition; `on_batch(k)` is told when k more are done."""
+        """One image for each centred unit condition; `on_batch(k)` is told when k more are done.
+
+        `negative_BE` (a row for each image) is what guidance leads away from, instead of the null.
+        """
+        return self._sampled(condition_BE, seeds, on_batch, negative_BE, **sampling)[0]
+
+    @torch.no_grad()
+    def _sampled(
+        self,
+        condition_BE: Tensor,
+        seeds: Sequence[int],
+        on_batch: Callable[[int], None] | None = None,
+        negative_BE: Tensor | None = None,
+        given: Given | None = None,
+        prefer: bool = False,
+        **sampling: float | int | None,
+    ) -> tuple[list[Image.Image], list[float]]:
+        """Images, and with `prefer` how much more likely the condition makes each than the null does, in nats."""
         options = self._options(sampling)
-        size, fidelity = options.pop("batch_size"), options.pop("fidelity")
+        untrained_null = not self.transformer.conditioner.drop_prob and negative_BE is None
+        if untrained_null and (prefer or options["guidance_scale"] != 1):
+            asked = "rerank=self" if prefer else f"guidance_scale={options['guidance_scale']}"
+            raise UserError(
+                f"{asked} needs a model trained with transformer.cond_drop_prob above 0; take guidance_scale=1"
+            )
+        size, fidelity, precision = (options.pop(key) for key in ("batch_size", "fidelity", "precision"))
+        model = self._prepared(precision)
         images: list[Image.Image] = []
+        preferences: list[float] = []
         for start in range(0, len(seeds), size):
-            part_BE = condition_BE[start : start + size].to(self.device)
+            part = slice(start, start + size)
+            part_BE = condition_BE[part].to(self.device)
             level_B = torch.full((len(part_BE),), fidelity, device=self.device)
-            tokens_Bhw = generate(self.transformer, part_BE, level_B, seeds[start : start + size], **options)
-            pixels_BHWC = to_uint8(self.vqgan.decode(tokens_Bhw)).cpu().numpy()
+            away_BE = None if negative_BE is None else negative_BE[part].to(self.device)
+            made = sample(
+                model, part_BE, level_B, seeds[part], negative_BE=away_BE, given=given, prefer=prefer, **options
+            )
+            pixels_BHWC = to_uint8(self.vqgan.decode(made.token_Bhw)).cpu().numpy()
             images += [Image.fromarray(pixels) for pixels in pixels_BHWC]
+            preferences += made.preference_B.tolist() if prefer else []
             if on_batch:
                 on_batch(len(part_BE))
-        return images
+        return images, preferences
+
+    def _prepared(self, precision: str) -> Transformer:
+        if precision not in self._copies:
+            self._copies[precision] = prepared(self.transformer, precision)
+        return self._copies[precision]
 
     def _options(self, overrides: dict[str, Any]) -> dict[str, Any]:
         if unknown := set(overrides) - set(self.sampling):
             raise UserError(f"unknown setting {sorted(unknown)[0]}; choose from {', '.join(sorted(self.sampling))}")
         options = {**self.sampling, **{key: value for key, value in overrides.items() if value is not None}}
         for key, low, high in (
-            ("fidelity", 0, 1), ("top_p", 0, 1), ("temperature", 0, 100), ("guidance_scale", 0, 100),
+            ("fidelity", 0, 1), ("top_p", 0, 1), ("min_p", 0, 1), ("temperature", 0, 100), ("guidance_scale", 0, 100),
             ("top_k", 0, self.transformer.codebook_size), ("batch_size", 1, 1 << 20),
         ):  # fmt: skip
             if not low <= options[key] <= high:
                 raise UserError(f"{key}={options[key]} is out of range; take a value from {low} to {high}")
+        for key in ("guidance_schedule", "precision"):
+            _choose(key, options[key])
         return options
 
     def scores(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
@@ -214,6 +332,15 @@ class ClipGen:
         import numpy as np
 
         return to_model_range(torch.from_numpy(np.stack([np.asarray(image) for image in images])).to(self.device))
+
+
+def _choose(key: str, value: Any) -> None:
+    if value not in CHOICES[key]:
+        raise UserError(f"{key}={value} is unknown; take {' or '.join(CHOICES[key])}")
+
+
+def _size(image: Image.Image) -> str:
+    return f"{image.width}×{image.height}"
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def test_what_is_impossible_is_named_in_one_line(words, says):
         "tokenizer.codebook_size=65536",
         "tokenizer.codebook_size=2",
         "transformer.width=64 transformer.heads=16",
-        "transformer.cond_drop_prob=0 sampling.top_p=1 sampling.fidelity=0",
+        "transformer.cond_drop_prob=0 sampling.guidance_scale=1 sampling.top_p=1 sampling.fidelity=0",
         "tokenizer.train.steps=1 trainer.num_workers=0",
     ],
 )

@@ -18,8 +18,14 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
         raise UserError(
             'there is no prompt; type one in quotes, such as "a red bird", or give prompts=FILE or image=FILE'
         )
-    if texts and cfg.image:
+    if texts and cfg.image and not cfg.mask:
         raise UserError(f"image={cfg.image} and prompts were both given; sample from one of them at a time")
+    if cfg.mask and (not cfg.image or len(texts) > 1):
+        raise UserError(f"mask={cfg.mask} completes one image; give image=FILE, and at most one prompt")
+    if cfg.candidates is None and cfg.keep is not None:
+        raise UserError(f"keep={cfg.keep} of how many? give candidates=32, or n={cfg.keep} for as they come")
+    if cfg.candidates is not None and cfg.image:
+        raise UserError(f"candidates={cfg.candidates} are ranked by a prompt; leave out image={cfg.image}")
     for text in texts:
         if not text.strip():
             raise UserError('a prompt is empty (""); say what the image shows')
@@ -35,36 +41,48 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
 
     pipeline = ClipGen.from_pretrained(cfg.model, pick_device(cfg.device))
     sampling = {key: cfg[key] for key in GENERATION}
+    each = cfg.n if cfg.candidates is None else cfg.n if cfg.keep is None else cfg.keep
+    made = (cfg.candidates or cfg.n) * max(len(texts), 1)
     began = time.perf_counter()
-    if cfg.image:
-        images = pipeline.vary(open_image(cfg.image), cfg.n, cfg.seed, **sampling)
-        labels, scores = [f"like {Path(cfg.image).name}"], [None] * cfg.n
-    else:
-        with tqdm(total=cfg.n * len(texts), desc="generating", unit="img") as bar:
-            images = pipeline.generate(texts, cfg.n, cfg.seed, bar.update, **sampling)
-        labels, scores = texts, pipeline.scores(images, [text for text in texts for _ in range(cfg.n)])
+    with tqdm(total=made, desc="generating", unit="img") as bar:
+        if cfg.mask:
+            prompt = texts[0] if texts else None
+            images = pipeline.complete(
+                open_image(cfg.image), open_image(cfg.mask, "mask"), prompt, each, cfg.seed, bar.update, **sampling
+            )
+        elif cfg.image:
+            images = pipeline.vary(open_image(cfg.image), each, cfg.seed, bar.update, **sampling)
+        elif cfg.candidates is not None:
+            images = pipeline.generate_best(texts, cfg.candidates, each, cfg.rerank, cfg.seed, bar.update, **sampling)
+        else:
+            images = pipeline.generate(texts, each, cfg.seed, bar.update, **sampling)
     seconds = time.perf_counter() - began
+    labels = texts or [f"like {Path(cfg.image).name}"]
+    scores = pipeline.scores(images, [text for text in texts for _ in range(each)]) if texts else [None] * each
     out = Path(cfg.out)
     used = pipeline.sampling | {key: value for key, value in sampling.items() if value is not None}
-    if cfg.image and cfg.fidelity is None:
+    if not texts and cfg.fidelity is None:
         used["fidelity"] = 1.0
     lines = []
     for i, (image, score) in enumerate(zip(images, scores, strict=True)):
         name = f"{i:05d}.png"
         with replacing(out / name) as path:
             image.save(path, format="PNG")
-        line = {"file": name, "prompt": None if cfg.image else labels[i // cfg.n], "image": cfg.image}
-        line |= {"number": i % cfg.n, "seed": cfg.seed, "settings": used, "model": cfg.model, "clip_score": score}
+        line = {"file": name, "prompt": texts[i // each] if texts else None, "image": cfg.image, "mask": cfg.mask}
+        line |= {"number": i % each, "seed": cfg.seed, "settings": used, "model": cfg.model, "clip_score": score}
+        if cfg.candidates is not None:
+            line |= {"candidates": cfg.candidates, "rerank": cfg.rerank}
         lines.append(line | {"clip_score_by": "the conditioning CLIP"})
     with replacing(out / "samples.jsonl") as path:
         path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     with replacing(out / "grid.png") as path:
-        columns = min(cfg.n, 8)
-        rows = -(-cfg.n // columns)
+        columns = min(each, 8)
+        rows = -(-each // columns)
         headings = [label if row == 0 else "" for label in labels for row in range(rows)]
-        image_grid(_filled(images, cfg.n, rows * columns), columns, headings).save(path, format="PNG")
-    mean = "" if cfg.image else f", mean CLIP score {sum(scores) / len(scores):.3f} (the conditioning CLIP's own)"
-    print(f"sample: {len(images)} images in {out} ({len(images) / seconds:.1f} images/s{mean}); look at {out}/grid.png")
+        image_grid(_filled(images, each, rows * columns), columns, headings).save(path, format="PNG")
+    mean = f", mean CLIP score {sum(scores) / len(scores):.3f} (the conditioning CLIP's own)" if texts else ""
+    speed = f"{made / seconds:.1f} images/s, {made * pipeline.transformer.n_tokens / seconds:.0f} tokens/s"
+    print(f"sample: {len(images)} images in {out} ({speed}{mean}); look at {out}/grid.png")
 
 
 def _filled(images: list, n: int, wide: int) -> list:
@@ -77,7 +95,7 @@ def _filled(images: list, n: int, wide: int) -> list:
     ]
 
 
-def open_image(path: str):
+def open_image(path: str, key: str = "image"):
     from PIL import Image, UnidentifiedImageError
 
     from data_prep.decode import SetAside, decode
@@ -85,4 +103,4 @@ def open_image(path: str):
     try:
         return decode(Path(path).read_bytes(), Image.MAX_IMAGE_PIXELS)
     except (OSError, UnidentifiedImageError, SetAside) as problem:
-        raise UserError(f"image={path} cannot be read as an image ({problem}); give another file") from problem
+        raise UserError(f"{key}={path} cannot be read as an image ({problem}); give another file") from problem

@@ -111,6 +111,7 @@ def sample(
     if contrasted:  # one batched pass: the conditioned rows, then the others
         null = model.conditioner.null(B) if negative_BE is None else model.conditioner(negative_BE, level_B)
         prefix_RPD = torch.cat([prefix_RPD, null.to(prefix_RPD.dtype)])
+    prefix_RPD = prefix_RPD.to(model.embed.weight.dtype)
     cache = model.new_cache(len(prefix_RPD), _dtype(model), device)
     token_BL = torch.empty(B, L, dtype=torch.long, device=device)
     preference_B = torch.zeros(B, device=device) if prefer else None

@@ -23,8 +23,10 @@ HEAVY = ("torch", "pytorch_lightning", "open_clip", "taming", "webdataset", "ten
 KEYS = {
     "run": "name out images captions shards latents stage experiment world prompts preview seed replace prep clip "
     "tokenizer transformer encode executor sampling trainer",
-    "sample": "model prompts image out n seed guidance_scale temperature top_k top_p fidelity batch_size device",
-    "evaluate": "model shards world split n seed guidance_scale temperature top_k top_p fidelity batch_size out device "
+    "sample": "model prompts image mask candidates keep rerank out n seed guidance_scale guidance_schedule temperature "
+    "top_k top_p min_p fidelity precision batch_size device",
+    "evaluate": "model shards world split n seed guidance_scale guidance_schedule temperature top_k top_p min_p "
+    "fidelity precision batch_size out device "
     "stage name run tokenizer val_samples perturb_prob perturb_neighbours perceptual perceptual_weights fid_weights "
     "clip",
     "draw": "out n seed image_size captions",
