@@ -210,9 +210,9 @@ class ClipGen:
     ) -> list[Image.Image]:
         """`n` times the image with what is white in `mask` made anew, towards the prompt or the image's own embedding.
 
-        A token's cell is made anew where any of its pixels is white; the other tokens are kept. Tokens are drawn in
-        raster order, so that one knows what is above and to the left of it. UserError where the sizes differ or
-        nothing is white.
+        A token's cell is made anew where any of its pixels is white; the other tokens are kept. A model trained in any
+        order knows all of them; one trained in raster order only what is above and to the left of a token. UserError
+        where the sizes differ or nothing is white.
         """
         if mask.size != image.size:
             raise UserError(f"the mask has {_size(mask)} pixels and the image {_size(image)}; give them the same size")
@@ -276,7 +276,8 @@ class ClipGen:
         """Images, and with `prefer` how much more likely the condition makes each than the null does, in nats."""
         options = self._options(sampling)
         untrained_null = not self.transformer.conditioner.drop_prob and negative_BE is None
-        if untrained_null and (prefer or options["guidance_scale"] != 1):
+        contrasted = options["guidance_scale"] != 1 and not getattr(self.transformer, "gft", False)
+        if untrained_null and (prefer or contrasted):
             asked = "rerank=self" if prefer else f"guidance_scale={options['guidance_scale']}"
             raise UserError(
                 f"{asked} needs a model trained with transformer.cond_drop_prob above 0; take guidance_scale=1"

@@ -183,6 +183,39 @@ def test_known_tokens_are_kept_and_the_rest_is_drawn_knowing_those_before():
     assert torch.equal(filled.flatten(), whole[0])
 
 
+class Recorded(Transformer):
+    """What a model of any order, or of guidance in one pass, is asked."""
+
+    def step(self, x_BSD, cache, order_BL=None):
+        self.asked.append((x_BSD.shape, order_BL))
+        return super().step(x_BSD, cache)
+
+
+def test_a_model_of_any_order_is_shown_every_known_token_first():
+    network = model()
+    network.__class__, network.any_order, network.asked = Recorded, True, []
+    known_L = torch.ones(12, dtype=torch.bool)
+    known_L[[2, 7, 8]] = False
+    token_L = torch.randint(20, (12,))
+    made = generate(network, CONDITIONS, LEVELS, [7, 8, 9], 2.0, given=Given(token_L, known_L)).flatten(1)
+    assert torch.equal(made[:, known_L], token_L[known_L].expand(3, -1)) and made.max() < 20 and made.min() >= 0
+    assert [shape[1] for shape, _ in network.asked] == [network.n_prefix + 9, 1, 1]
+    for _, order_BL in network.asked:
+        assert order_BL.tolist() == [[0, 1, 3, 4, 5, 6, 9, 10, 11, 2, 7, 8]] * 6
+
+
+def test_guidance_in_one_pass_is_told_to_the_model(monkeypatch):
+    network = model()
+    network.__class__, network.gft, network.asked = Recorded, True, []
+    betas, forward = [], network.conditioner.forward
+    monkeypatch.setattr(
+        network.conditioner, "forward", lambda c, level, beta=None: betas.append(beta) or forward(c, level)
+    )
+    generate(network, CONDITIONS, LEVELS, [1, 2, 3], 4.0)
+    assert [beta.tolist() for beta in betas] == [[0.25] * 3]
+    assert all(shape[0] == 3 for shape, _ in network.asked)
+
+
 @torch.no_grad()
 def test_preference_is_what_two_uncached_passes_say():
     network = model()
