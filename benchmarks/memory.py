@@ -1,6 +1,6 @@
 """Peak memory of preparing 20,000 and 200,000 tiny images, and what that makes for 1,000,000; about five minutes.
 
-Not part of `make bench`: run it by hand.
+Not part of `make bench`: `python benchmarks/memory.py` by hand.
 """
 
 import io

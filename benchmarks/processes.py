@@ -1,4 +1,4 @@
-"""Preparing a folder with one process and with two, in turn: `python processes.py PHOTOS SIZE ROUNDS`.
+"""Preparing a folder with one process and with two, in turn: `python benchmarks/processes.py PHOTOS SIZE ROUNDS`.
 
 A script of its own that imports little, as `clipgen` does: each worker imports anew what the main module imports. What
 workers are forked from is started before by a few photos. Each line has the seconds with one process and with two.

@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from clipgen.config import Config, Tokenizer, VQGANTraining
+from clipgen.config import Config, Tokenizer, TransformerModel, TransformerTraining, VQGANTraining
 from clipgen.errors import UserError
 
 LEAST = {
-    "prep.workers": 1,
+    "prep.workers": 1, "bank": 0,
     "tokenizer.downsample": 1, "tokenizer.codebook_size": 2,
     "tokenizer.code_dim": 1, "tokenizer.channels": 32, "tokenizer.res_blocks": 1, "tokenizer.z_channels": 1,
     "tokenizer.norm_groups": 1, "tokenizer.patch": 1,
@@ -18,7 +18,8 @@ LEAST = {
     "tokenizer.train.gan_layers": 1, "tokenizer.train.gan_channels": 1, "tokenizer.train.gan_weight": 0,
     "tokenizer.train.lecam": 0, "tokenizer.train.clip_norm": 0, "tokenizer.train.perceptual_weight": 0,
     "tokenizer.train.gan_warmup": 0, "tokenizer.commitment": 0, "tokenizer.kl_weight": 0,
-    "transformer.train.clip_norm": 0,
+    "transformer.train.clip_norm": 0, "transformer.train.accumulate": 1, "transformer.train.z_loss": 0,
+    "transformer.train.aux_weight": 0, "transformer.train.recon.weight": 0, "transformer.train.recon.every": 1,
     "tokenizer.train.accumulate": 1, "tokenizer.train.gan_start": 0, "tokenizer.train.perturb_neighbours": 1,
 
     "transformer.width": 1, "transformer.depth": 1, "transformer.heads": 1, "transformer.n_prefix": 1,
@@ -31,8 +32,9 @@ FRACTIONS = (
     "tokenizer.dropout", "tokenizer.decay", "tokenizer.train.lr_final", "tokenizer.train.perturb_share",
     "tokenizer.train.perturb_prob", "tokenizer.train.ema",
     "transformer.dropout", "transformer.cond_drop_prob",
-    "transformer.train.min_level", "transformer.train.label_smoothing", "sampling.fidelity",
-    "sampling.top_p", "sampling.min_p",
+    "transformer.train.min_level", "transformer.train.label_smoothing", "transformer.train.ema",
+    "transformer.train.lr_final", "transformer.train.recon.share", "sampling.fidelity", "sampling.top_p",
+    "sampling.min_p",
 )  # fmt: skip
 CHOICES = {
     "encode.crops": (1, 2, 10), "encode.precision": ("auto", "fp32", "bf16"),
@@ -41,9 +43,20 @@ CHOICES = {
     "tokenizer.train.pixel_loss": ("l1", "l2"), "tokenizer.train.gan_norm": ("group", "batch"),
     "sampling.guidance_schedule": ("constant", "power_cosine"), "sampling.precision": ("fp32", "bf16"),
     "tokenizer.train.perceptual": ("clip", "lpips", "squeezenet", "none"),
+    "trainer.strategy": ("ddp", "fsdp"), "transformer.style": ("modern", "gpt2"),
+    "transformer.train.optimizer": ("muon", "adamw"), "transformer.train.schedule": ("linear", "cosine"),
+    "transformer.train.recon.estimator": ("straight_through", "gumbel"),
 }  # fmt: skip
 
 
+DRAWN = ("nearest", "moving_average")  # whose codes are drawn from the encoder's outputs
+OF_QUANTIZERS = {  # which have a setting, and the value that asks for nothing
+    "tokenizer.unit_codes": (DRAWN, False), "tokenizer.legacy": (("nearest",), False),
+    "tokenizer.decay": (("moving_average",), None), "tokenizer.kl_weight": (("gumbel",), None),
+    "tokenizer.levels": (("fsq",), None),
+    "tokenizer.train.restart_dead": (DRAWN, False), "tokenizer.train.continuous_steps": (DRAWN, 0),
+    "tokenizer.train.gumbel_temperature": (("gumbel",), None),
+}  # fmt: skip
 PERCEPTUAL_FILES = {
     "lpips": "torchvision's vgg16 (.pth), a taming checkpoint that has LPIPS in it, or LPIPS's own weights",
     "squeezenet": "the features.* of SqueezeNet 1.1 for Caffe's input (.npz, .pth or .safetensors)",
@@ -67,6 +80,7 @@ def check(cfg: Config) -> None:
     for key, choices in CHOICES.items():
         if (value := _value(cfg, key)) not in choices:
             raise UserError(f"{key}={value} is unknown; take {', '.join(map(str, choices[:-1]))} or {choices[-1]}")
+    _check_bridge(cfg)
     t, m = cfg.tokenizer, cfg.transformer
     _check_size("prep.size", cfg.prep.size, 1)
     _check_size("tokenizer.image_size", t.image_size, 8)
@@ -91,19 +105,36 @@ def check(cfg: Config) -> None:
         )
     _check_quantizer(t)
     _check_training(t)
-    _check_batch(t.train, max(cfg.trainer.devices, int(os.environ.get("WORLD_SIZE", 1))))
-    if cfg.world and not isinstance(t.image_size, int | None):
-        raise UserError(f"world={cfg.world} draws squares, but tokenizer.image_size={t.image_size}; take one number")
+    devices = max(cfg.trainer.devices, int(os.environ.get("WORLD_SIZE", 1)))
+    _check_transformer(m)
+    _check_strategy(cfg, devices)
     if not m.cond_drop_prob and cfg.sampling.guidance_scale != 1:
         raise UserError(
-            f"transformer.cond_drop_prob=0 leaves no null for sampling.guidance_scale={cfg.sampling.guidance_scale}; "
-            "take sampling.guidance_scale=1, or transformer.cond_drop_prob=0.1"
+            f"sampling.guidance_scale={cfg.sampling.guidance_scale:g} needs a model that knows no condition, but "
+            f"transformer.cond_drop_prob=0; take sampling.guidance_scale=1, or transformer.cond_drop_prob=0.1"
         )
+    _check_batch("tokenizer", t.train, devices)
+    _check_batch_norm(t.train, devices)
+    _check_batch("transformer", m.train, devices)
+    if t.train.gan_norm == "batch" and t.train.gan_weight > 0 and t.train.batch_size == devices * t.train.accumulate:
+        raise UserError(
+            "tokenizer.train.gan_norm=batch with one picture at a time has nothing to normalise over; take gan_norm="
+            "group, or a larger tokenizer.train.batch_size"
+        )
+    if cfg.world and not isinstance(t.image_size, int | None):
+        raise UserError(f"world={cfg.world} draws squares, but tokenizer.image_size={t.image_size}; take one number")
     if m.width and m.heads and (m.width % m.heads or (m.width // m.heads) % 4):
         raise UserError(
             f"transformer.width={m.width} over transformer.heads={m.heads} gives no head size that is a multiple of 4; "
             f"take heads={max(1, m.width // 64)}"
         )
+
+
+def _check_bridge(cfg: Config) -> None:
+    from clipgen.transformer.bridges import parse  # torch is loaded with it
+
+    if parse(cfg.sampling.bridge)[1] and not cfg.bank:
+        raise UserError(f"sampling.bridge={cfg.sampling.bridge} needs a bank of image embeddings; take bank=10000")
 
 
 def _check_size(key: str, size: Any, least: int) -> None:
@@ -133,11 +164,37 @@ def _check_quantizer(t: Tokenizer) -> None:
                 f"tokenizer.levels={list(t.levels)} are {codes} codes, but tokenizer.codebook_size={t.codebook_size}; "
                 f"take codebook_size={codes}"
             )
+    if not t.ckpt:  # whose network counts, whatever is set here
+        _check_of_quantizer(t)
+    temperatures = t.train.gumbel_temperature
+    if len(temperatures) != 2 or min(temperatures) <= 0:
+        raise UserError(
+            f"tokenizer.train.gumbel_temperature={list(temperatures)}; take the first and the last, above 0, as "
+            "[0.9,0.0625]"
+        )
+    if t.train.checkpointing and t.network == "plain":
+        raise UserError(
+            "tokenizer.train.checkpointing=true has no effect with tokenizer.network=plain, which has no blocks to "
+            "compute again; take checkpointing=false"
+        )
     if t.train.perturb_share and t.quantizer in ("gumbel", "fsq"):
         raise UserError(
             f"tokenizer.train.perturb_share={t.train.perturb_share} needs codes that have neighbours, which "
             f"tokenizer.quantizer={t.quantizer} has not; take perturb_share=0, or quantizer=nearest"
         )
+
+
+def _check_of_quantizer(t: Tokenizer) -> None:
+    """What a preset or a default says for other quantizers may stay; what asks for something must have it."""
+    for key, (kinds, nothing) in OF_QUANTIZERS.items():
+        name = key.removeprefix("tokenizer.")
+        value, default = _value(t, name), _value(Tokenizer(), name)
+        if t.quantizer not in kinds and value not in (default, nothing):
+            shown = list(value) if isinstance(value, Sequence) else value
+            raise UserError(
+                f"{key}={shown} has no effect with tokenizer.quantizer={t.quantizer}; take "
+                f"{name.rpartition('.')[2]}={default if nothing is None else nothing}, or quantizer={kinds[0]}"
+            )
 
 
 def _check_training(t: Tokenizer) -> None:
@@ -157,15 +214,52 @@ def _check_training(t: Tokenizer) -> None:
         raise UserError("tokenizer.channel_multipliers=[]; give one for each resolution, as [1,2,2]")
 
 
-def _check_batch(train: VQGANTraining, devices: int) -> None:
-    if train.batch_size is None:
+def _check_transformer(m: TransformerModel) -> None:
+    train, key = m.train, "transformer."
+    if m.style == "gpt2":
+        for name, value, mend in (
+            ("n_prefix", m.n_prefix != 1, "1"),
+            ("train.rar", train.rar, "false, as its tokens do not say where they stand"),
+            ("gft", m.gft, "false, as there is no token to tell beta"),
+            ("train.min_level", train.min_level != 1, "1, as there is no token to tell the level"),
+        ):
+            if value:
+                raise UserError(f"{key}{name} does not fit {key}style=gpt2; take {mend}, or style=modern")
+    if m.gft and not m.level_token:
+        raise UserError(f"{key}gft=true tells beta by the level's token; take {key}level_token=true")
+    if m.gft and not m.cond_drop_prob:
+        raise UserError(f"{key}gft=true needs images without a condition; take {key}cond_drop_prob=0.1")
+    if train.keep_random and not train.rar:
+        raise UserError(f"{key}train.keep_random=true has no random order to keep; take {key}train.rar=true")
+    if len(train.rar_anneal) != 2 or not 0 <= train.rar_anneal[0] <= train.rar_anneal[1] <= 1:
+        raise UserError(f"{key}train.rar_anneal={list(train.rar_anneal)}; take two rising shares, as [0.5,0.75]")
+    for name in ("lr", "muon_lr"):
+        if (value := getattr(train, name)) is not None and value <= 0:
+            raise UserError(f"{key}train.{name}={value}; take more than 0")
+
+
+def _check_strategy(cfg: Config, devices: int) -> None:
+    if cfg.trainer.strategy != "fsdp":
         return
-    if train.batch_size % (devices * train.accumulate):
+    for wrong, name, mend in (
+        (devices == 1, "shares weights out over several devices", "trainer.devices=2 or more, or strategy=ddp"),
+        (cfg.trainer.compile, "does not compile", "trainer.compile=false"),
+        (cfg.transformer.train.ema, "averages no weights", "transformer.train.ema=0"),
+    ):
+        if wrong:
+            raise UserError(f"trainer.strategy=fsdp {name}; take {mend}")
+
+
+def _check_batch(part: str, train: VQGANTraining | TransformerTraining, devices: int) -> None:
+    if train.batch_size is not None and train.batch_size % (devices * train.accumulate):
         raise UserError(
-            f"tokenizer.train.batch_size={train.batch_size} cannot be shared by trainer.devices={devices} in "
-            f"tokenizer.train.accumulate={train.accumulate} parts; take a multiple of {devices * train.accumulate}"
+            f"{part}.train.batch_size={train.batch_size} cannot be shared by trainer.devices={devices} in "
+            f"{part}.train.accumulate={train.accumulate} parts; take a multiple of {devices * train.accumulate}"
         )
-    if train.gan_norm == "batch" and train.gan_weight > 0 and train.batch_size == devices * train.accumulate:
+
+
+def _check_batch_norm(train: VQGANTraining, devices: int) -> None:
+    if train.gan_norm == "batch" and train.gan_weight != 0 and train.batch_size == devices * train.accumulate:
         raise UserError(
             "tokenizer.train.gan_norm=batch with one picture at a time has nothing to normalise over; take gan_norm="
             "group, or a larger tokenizer.train.batch_size"

@@ -27,6 +27,7 @@ class ClipTraining:
     lr: float = 2e-3
     weight_decay: float = 0.1
     warmup: int = 100
+    logit_scale: float | None = None  # fixed at it; null: learned, 100 at most
 
 
 @dataclass
@@ -50,19 +51,20 @@ class VQGANTraining:
     continuous_steps: int | None = None
     usage_window: int = 50
     restart_dead: bool = True
+    gumbel_temperature: list[float] = field(default_factory=lambda: [0.9, 0.0625])  # from the first batch to the last
     pixel_loss: str = "l1"
     perceptual: str = "clip"
     perceptual_weight: float = 0.5
     perceptual_weights: str | None = None
     perceptual_sha256: str | None = None
-    gan_start: float = 0.8
-    gan_warmup: int = 0
-    gan_weight: float = 0.1
-    gan_layers: int = 2
-    gan_channels: int = 32
+    gan_start: float | None = None
+    gan_warmup: int | None = None
+    gan_weight: float | None = None
+    gan_layers: int | None = None
+    gan_channels: int | None = None
     gan_norm: str = "group"
-    gan_lr: float = 2e-4
-    lecam: float = 0.0
+    gan_lr: float | None = None
+    lecam: float | None = None
     perturb_share: float = 0.0
     perturb_prob: float = 1.0
     perturb_neighbours: int = 100
@@ -101,16 +103,36 @@ class Tokenizer:
 
 
 @dataclass
+class EmbeddingReconstruction:
+    weight: float = 0.0
+    every: int = 4
+    share: float = 0.25
+    estimator: str = "straight_through"
+
+
+@dataclass
 class TransformerTraining:
     steps: int | None = None
     batch_size: int | None = None
-    lr: float = 3e-3
+    accumulate: int = 1
+    optimizer: str = "muon"
+    lr: float | None = None
     muon_lr: float = 0.02
     weight_decay: float = 0.01
     warmup: int = 50
-    min_level: float = 0.5
-    label_smoothing: float = 0.0
+    schedule: str = "linear"
+    lr_final: float = 0.02
     clip_norm: float = 1.0
+    ema: float | None = None
+    checkpointing: bool = False
+    min_level: float = 0.5
+    rar: bool = False
+    rar_anneal: list[float] = field(default_factory=lambda: [0.5, 0.75])
+    keep_random: bool = False
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    aux_weight: float = 0.0
+    recon: EmbeddingReconstruction = field(default_factory=EmbeddingReconstruction)
 
 
 @dataclass
@@ -122,6 +144,10 @@ class TransformerModel:
     cond_drop_prob: float = 0.1
     dropout: float | None = None
     rope_base: float = 100.0
+    style: str = "modern"
+    level_token: bool = True
+    gft: bool = False
+    centred: bool = True
     ckpt: str | None = None
     train: TransformerTraining = field(default_factory=TransformerTraining)
 
@@ -148,6 +174,7 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     fidelity: float = 0.9
+    bridge: str = "mean"
     precision: str = "fp32"
     batch_size: int = 256
 
@@ -156,8 +183,9 @@ class Sampling:
 class Trainer:
     device: str = "auto"
     devices: int = 1
+    strategy: str = "ddp"  # of stage 2, where there are several devices
     precision: str = "auto"
-    compile: bool = False  # stage 1's networks
+    compile: bool = False  # the networks of stages 1 and 2
     threads: int | None = None
     num_workers: int = 0
     val_every: int | None = None
@@ -182,6 +210,7 @@ class Config:
     prompts: list[str] = field(default_factory=list)
     preview: str = "prompts"
     seed: int = 0
+    bank: int = 10_000  # embeddings kept in the model folder for bridge=knn
     replace: bool = False
     prep: Prep = field(default_factory=Prep)
     clip: Clip = field(default_factory=Clip)
@@ -207,6 +236,7 @@ class Generate:
     top_p: float | None = None
     min_p: float | None = None
     fidelity: float | None = None
+    bridge: str | None = None
     precision: str | None = None
     batch_size: int | None = None
     device: str = "auto"
@@ -230,6 +260,11 @@ class TokenizerFile:
 
 
 @dataclass
+class TransformerFile:
+    ckpt: str | None = None
+
+
+@dataclass
 class ClipChoice:
     model: str | None = None
     pretrained: str | None = None
@@ -240,6 +275,7 @@ class EvaluateConfig(Generate):
     stage: str | None = None
     shards: str | None = None
     world: str | None = None
+    prompts: str | None = None
     split: str = "test"
     out: str | None = None
     name: str = "run"
@@ -255,7 +291,7 @@ class EvaluateConfig(Generate):
 
 
 GENERATION = (  # of Generate, for ClipGen
-    "guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "min_p", "fidelity", "precision",
+    "guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "min_p", "fidelity", "bridge", "precision",
     "batch_size",
 )  # fmt: skip
 
@@ -267,6 +303,7 @@ class DrawConfig:
     seed: int = 0
     image_size: int = 32
     captions: bool = False
+    left_out: float = 0.0
 
 
 @dataclass
@@ -274,7 +311,9 @@ class ExportConfig:
     name: str = "run"
     run: str = "outputs/${name}"
     out: str = "${run}/model"
+    bank: int = 10_000
     tokenizer: TokenizerFile = field(default_factory=TokenizerFile)
+    transformer: TransformerFile = field(default_factory=TransformerFile)
     clip: Clip = field(default_factory=Clip)
     sampling: Sampling = field(default_factory=Sampling)
 

@@ -11,6 +11,11 @@ SIZES = (256, 128, 64, 32)
 MULTIPLIERS = {2: [1, 2], 4: [1, 2, 2], 8: [1, 2, 2, 4], 16: [1, 1, 2, 2, 4]}  # by the networks' own downsampling
 MULTIPLIERS_OF_PATCHES = {1: [1], 2: [1, 1], 4: [1, 1, 2], 8: [1, 1, 2, 2]}  # and where they see patches
 
+ADVERSARY = {  # on CPU cores; on a GPU tokenizer=modern_f16_16384's
+    "gan_start": (0.8, 0.2), "gan_weight": (0.1, 0.5), "gan_layers": (2, 3), "gan_channels": (32, 64),
+    "gan_lr": (2e-4, 1e-4), "lecam": (0.0, 0.001),
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -86,7 +91,12 @@ def choose(cfg: Config, facts: Facts) -> list[Choice]:
     drawn = t.quantizer in ("nearest", "moving_average")
     first, why = (min(100, t.train.steps // 10), f"{t.train.steps} steps") if drawn else (0, f"quantizer {t.quantizer}")
     fill(t.train, "tokenizer.train.continuous_steps", first, why)
-    fill(t.train, "tokenizer.train.ema", 0.999 if facts.gpu else 0.0, machine)
+    modern = "GPU, as tokenizer=modern_f16_16384" if facts.gpu else machine
+    fill(t.train, "tokenizer.train.ema", 0.999 if facts.gpu else 0.0, modern)
+    for key, values in ADVERSARY.items():
+        fill(t.train, f"tokenizer.train.{key}", values[facts.gpu], modern)
+    rise = min(1000, t.train.steps // 10) if facts.gpu else 0
+    fill(t.train, "tokenizer.train.gan_warmup", rise, f"{modern}, {t.train.steps} steps")
     fill(t.train, "tokenizer.train.lr", 1e-3 if t.channels <= 64 else 2e-4, f"{t.channels} channels")
 
     small, base = facts.n_images < 100_000, facts.n_images < 1_000_000
@@ -98,6 +108,11 @@ def choose(cfg: Config, facts: Facts) -> list[Choice]:
     fill(m.train, "transformer.train.batch_size", 256 if facts.gpu else 64, machine)
     gpu_steps = _between(5_000, 100 * facts.n_images // m.train.batch_size, 300_000)
     fill(m.train, "transformer.train.steps", gpu_steps if facts.gpu else 1500, f"{images}, {machine}")
+
+    fill(m.train, "transformer.train.ema", 0.999 if facts.gpu else 0.0, machine)
+    fill(
+        m.train, "transformer.train.lr", 3e-3 if m.train.optimizer == "muon" else 1e-3, f"optimizer {m.train.optimizer}"
+    )
 
     shortest = min(t.train.steps, m.train.steps)
     fill(cfg.trainer, "trainer.val_every", _between(1, shortest // 8, 2000), f"{shortest} steps")

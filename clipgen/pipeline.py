@@ -21,6 +21,7 @@ from clipgen.data.atomic import replacing, sha256_file, write_json
 from clipgen.data.transforms import center_crop_resize, to_model_range, to_uint8
 from clipgen.errors import UserError
 from clipgen.tokenizer.vqgan import VQGAN
+from clipgen.transformer import bridges
 from clipgen.transformer.condition import centre
 from clipgen.transformer.model import Transformer
 from clipgen.transformer.packed import prepared
@@ -30,6 +31,7 @@ FORMAT = 1
 MEANS = ("image_mean", "text_mean")
 LATER = {"min_p": 0.0, "guidance_schedule": "constant", "precision": "fp32"}  # settings that older models lack
 CHOICES = {"guidance_schedule": SCHEDULES, "precision": ("fp32", "bf16"), "rerank": ("clip", "self")}
+BANK = "bank.safetensors"
 
 
 class ClipGen:
@@ -47,13 +49,15 @@ class ClipGen:
         sampling: dict[str, Any],
         settings: dict[str, Any],
         device: str | torch.device = "cpu",
+        bank_NE: Tensor | None = None,
     ):
         self.device = torch.device(device)
         self.vqgan = vqgan.eval().to(self.device, memory_format=torch.channels_last)
         self.transformer = transformer.eval().to(self.device)
         self.clip = clip.to(self.device)
         self.statistics = {name: tensor.to(self.device) for name, tensor in statistics.items()}
-        self.sampling = LATER | sampling
+        self.bank_NE = None if bank_NE is None else bank_NE.to(self.device)
+        self.sampling = {"bridge": bridges.DEFAULT, **LATER, **sampling}  # what a model of before had no choice in
         self.settings = settings
         self._copies: dict[str, Transformer] = {}  # by precision
 
@@ -86,7 +90,8 @@ class ClipGen:
         for mean in MEANS:
             if mean not in statistics:
                 raise UserError(f"{path} has no {mean}; export the model again")
-        return cls(vqgan, transformer, clip, statistics, sampling, settings, device)
+        bank_NE = load_weights(folder / BANK)["image"] if (folder / BANK).is_file() else None
+        return cls(vqgan, transformer, clip, statistics, sampling, settings, device, bank_NE)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, safetensors, a model card, and the CLIP where it came from a local folder. No pickle."""
@@ -98,6 +103,10 @@ class ClipGen:
         save_weights(self.vqgan.state_dict(), folder / "tokenizer.safetensors")
         save_weights(self.transformer.state_dict(), folder / "transformer.safetensors")
         save_weights(self.statistics, folder / "statistics.safetensors")
+        if self.bank_NE is None:
+            (folder / BANK).unlink(missing_ok=True)
+        else:
+            save_weights({"image": self.bank_NE.half()}, folder / BANK)
         clip = {
             "folder": local,
             "model": None if local else identity.model,
@@ -145,26 +154,39 @@ class ClipGen:
         n: int = 4,
         seed: int = 0,
         on_batch: Callable[[int], None] | None = None,
-        **sampling: float | int | None,
+        **sampling: float | int | str | None,
     ) -> list[Image.Image]:
         """`n` images for each prompt, in order: all of the first prompt, then all of the second.
 
         `sampling` overrides the model's own guidance_scale, guidance_schedule, temperature, top_k, top_p, min_p,
-        fidelity (the cosine at which the Transformer is asked, 0 to 1), precision (of the Transformer) and batch_size.
-        An image depends on its prompt, its number, the seed and the settings, and on no other image. Raises UserError
-        for an empty prompt or a setting out of range.
+        fidelity (the cosine at which the Transformer is asked, 0 to 1), bridge (from text to image embeddings:
+        `clipgen.transformer.bridges`), precision (of the Transformer) and batch_size. An image depends on its prompt,
+        its number, the seed and the settings, and on no other image. Raises UserError for an empty prompt, a setting
+        out of range, or a bridge that the model lacks something for.
         """
-        condition_PE = self._text_conditions(prompts)
+        condition_PE = self._text_conditions(prompts, sampling.get("bridge"))
         seeds = [image_seed(prompt, seed, i) for prompt in prompts for i in range(n)]
         return self.from_conditions(condition_PE.repeat_interleave(n, 0), seeds, on_batch, **sampling)
 
-    def _text_conditions(self, prompts: Sequence[str]) -> Tensor:
+    def _text_conditions(self, prompts: Sequence[str], name: str | None = None) -> Tensor:
+        """Of the bridge of that name; UserError for an empty prompt."""
         if isinstance(prompts, str):
             raise UserError(f"prompts is the text {prompts!r}; give a list of texts")
         for number, prompt in enumerate(prompts):
             if not prompt.strip():
                 raise UserError(f"prompt {number + 1} is empty; say what the image shows")
-        return centre(self.clip.encode_text(prompts), self.statistics["text_mean"])
+        return self.bridge(self.clip.encode_text(prompts), name)
+
+    def bridge(self, text_BE: Tensor, name: str | None = None) -> Tensor:
+        """Unit conditions for text embeddings of unit length; UserError where the model lacks what the bridge needs."""
+        name = self.sampling["bridge"] if name is None else name
+        return bridges.bridge(name, text_BE.to(self.device), self.statistics, self.bank_NE)
+
+    def image_conditions(self, images: Sequence[Image.Image]) -> Tensor:
+        """Conditions (B, E) of pictures of the generator's own size."""
+        parts = [self._tensor(images[start : start + 256]) for start in range(0, len(images), 256)]
+        image_BE = torch.cat([self.clip.encode_image(part_BCHW) for part_BCHW in parts])
+        return centre(image_BE, self.statistics["image_mean"])
 
     def generate_best(
         self,
@@ -174,7 +196,7 @@ class ClipGen:
         rerank: str = "clip",
         seed: int = 0,
         on_batch: Callable[[int], None] | None = None,
-        **sampling: float | int | None,
+        **sampling: float | int | str | None,
     ) -> list[Image.Image]:
         """The best `keep` of `candidates` images for each prompt, the best first; the candidates are `generate`'s.
 
@@ -184,7 +206,7 @@ class ClipGen:
         if not 1 <= keep <= candidates:
             raise UserError(f"keep={keep} of candidates={candidates}; keep at least 1 and at most all of them")
         _choose("rerank", rerank)
-        condition_PE = self._text_conditions(prompts)
+        condition_PE = self._text_conditions(prompts, sampling.get("bridge"))
         seeds = [image_seed(prompt, seed, i) for prompt in prompts for i in range(candidates)]
         prefer = rerank == "self"
         images, scores = self._sampled(
@@ -206,7 +228,7 @@ class ClipGen:
         n: int = 4,
         seed: int = 0,
         on_batch: Callable[[int], None] | None = None,
-        **sampling: float | int | None,
+        **sampling: float | int | str | None,
     ) -> list[Image.Image]:
         """`n` times the image with what is white in `mask` made anew, towards the prompt or the image's own embedding.
 
@@ -221,14 +243,14 @@ class ClipGen:
         made_L = white_HW.view(h, white_HW.shape[0] // h, w, -1).any(3).any(1).flatten()
         if not made_L.any():
             raise UserError("the mask has no white where the model looks; paint white what is to be made")
-        image_BCHW = self._tensor([center_crop_resize(image.convert("RGB"), self.vqgan.image_size)])
+        pixels = center_crop_resize(image.convert("RGB"), self.vqgan.image_size)
         if prompt is None:
-            condition_BE = centre(self.clip.encode_image(image_BCHW), self.statistics["image_mean"])
+            condition_BE = self.image_conditions([pixels])
             sampling = {**sampling, "fidelity": 1.0 if sampling.get("fidelity") is None else sampling["fidelity"]}
         else:
-            condition_BE = self._text_conditions([prompt])
+            condition_BE = self._text_conditions([prompt], sampling.get("bridge"))
         with torch.no_grad():
-            given = Given(self.vqgan.encode(image_BCHW).flatten(), ~made_L)
+            given = Given(self.vqgan.encode(self._tensor([pixels])).flatten(), ~made_L)
         seeds = [image_seed(prompt or "", seed, i) for i in range(n)]
         return self._sampled(condition_BE.expand(n, -1), seeds, on_batch, given=given, **sampling)[0]
 
@@ -238,12 +260,11 @@ class ClipGen:
         n: int = 4,
         seed: int = 0,
         on_batch: Callable[[int], None] | None = None,
-        **sampling: float | int | None,
+        **sampling: float | int | str | None,
     ) -> list[Image.Image]:
         """`n` images like a given one: its own CLIP embedding is the condition, by default at fidelity 1."""
         pixels = center_crop_resize(image.convert("RGB"), self.vqgan.image_size)
-        image_BCHW = self._tensor([pixels])
-        condition_BE = centre(self.clip.encode_image(image_BCHW), self.statistics["image_mean"])
+        condition_BE = self.image_conditions([pixels])
         sampling = {**sampling, "fidelity": 1.0 if sampling.get("fidelity") is None else sampling["fidelity"]}
         seeds = [image_seed("", seed, i) for i in range(n)]
         return self.from_conditions(condition_BE.expand(n, -1), seeds, on_batch, **sampling)
@@ -254,7 +275,7 @@ class ClipGen:
         seeds: Sequence[int],
         on_batch: Callable[[int], None] | None = None,
         negative_BE: Tensor | None = None,
-        **sampling: float | int | None,
+        **sampling: float | int | str | None,
     ) -> list[Image.Image]:
         """One image for each centred unit condition; `on_batch(k)` is told when k more are done.
 
@@ -271,18 +292,19 @@ class ClipGen:
         negative_BE: Tensor | None = None,
         given: Given | None = None,
         prefer: bool = False,
-        **sampling: float | int | None,
+        **sampling: float | int | str | None,
     ) -> tuple[list[Image.Image], list[float]]:
         """Images, and with `prefer` how much more likely the condition makes each than the null does, in nats."""
         options = self._options(sampling)
         untrained_null = not self.transformer.conditioner.drop_prob and negative_BE is None
-        contrasted = options["guidance_scale"] != 1 and not getattr(self.transformer, "gft", False)
+        contrasted = options["guidance_scale"] != 1 and not self.transformer.gft
         if untrained_null and (prefer or contrasted):
             asked = "rerank=self" if prefer else f"guidance_scale={options['guidance_scale']}"
             raise UserError(
                 f"{asked} needs a model trained with transformer.cond_drop_prob above 0; take guidance_scale=1"
             )
         size, fidelity, precision = (options.pop(key) for key in ("batch_size", "fidelity", "precision"))
+        del options["bridge"]
         model = self._prepared(precision)
         images: list[Image.Image] = []
         preferences: list[float] = []

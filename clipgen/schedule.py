@@ -1,5 +1,6 @@
 """What follows from the number of batches trained: the learning rate, and the random numbers of the next batch."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -15,6 +16,16 @@ def warmup_linear(batch: int, steps: int, warmup: int, final: float = 0.02) -> f
     rise = min(1.0, (batch + 1) / max(1, warmup))
     fall = 1 - (1 - final) * max(0, batch - warmup) / max(1, steps - warmup)
     return min(rise, max(final, fall))
+
+
+def warmup_cosine(batch: int, steps: int, warmup: int, final: float = 0.02) -> float:
+    """As `warmup_linear`, but it falls along half a cosine."""
+    rise = min(1.0, (batch + 1) / max(1, warmup))
+    done = min(1.0, max(0, batch - warmup) / max(1, steps - warmup))
+    return min(rise, final + (1 - final) * (1 + math.cos(math.pi * done)) / 2)
+
+
+SCHEDULES = {"linear": warmup_linear, "cosine": warmup_cosine}
 
 
 def set_learning_rates(optimizers: Iterable[Optimizer], lr: float) -> None:

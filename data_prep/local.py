@@ -1,10 +1,11 @@
 """Jobs over processes of this machine, stopped within one file by Ctrl-C or by the first failure."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_all_start_methods, get_context
+from contextlib import contextmanager
+from multiprocessing import get_all_start_methods, get_context, resource_tracker
 from typing import Any
 
 from tqdm import tqdm
@@ -28,7 +29,28 @@ def get_ready(module: str) -> None:
     if _context(module).get_start_method() == "forkserver":
         from multiprocessing import forkserver  # not there on every system
 
-        forkserver.ensure_running()
+        with _out_of_reach():
+            forkserver.ensure_running()
+
+
+@contextmanager
+def _out_of_reach() -> Iterator[None]:
+    """Ctrl-C reaches the whole group, and only this process answers it: those started within never see it.
+
+    They inherit the mask, from before their first line on. Here it is answered at the end, since half a start leaves
+    locks behind, and threads without the mask would get it.
+    """
+    asked = []
+    handler = signal.signal(signal.SIGINT, lambda *_: asked.append(True))
+    resource_tracker.ensure_running()  # which would lift the mask
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if asked:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _context(module: str) -> Any:
@@ -40,11 +62,13 @@ def _context(module: str) -> Any:
 
 def _run_in_processes(work: Work, jobs: Sequence[Any], workers: int, bar: tqdm) -> None:
     context = _context(work.__module__)
-    count, stop = context.Value("q", 0), context.Event()
+    with _out_of_reach():
+        count, stop = context.Value("q", 0), context.Event()
     with ProcessPoolExecutor(workers, context, _start_worker, (count, stop)) as pool:
         try:
             first = bar.n
-            waiting = {pool.submit(_call, work, job) for job in jobs}
+            with _out_of_reach():
+                waiting = {pool.submit(_call, work, job) for job in jobs}
             while waiting:
                 finished, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
                 bar.update(first + count.value - bar.n)
@@ -72,7 +96,6 @@ _stop: Any = None
 def _start_worker(count: Any, stop: Any) -> None:
     global _count, _stop
     _count, _stop = count, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; only the parent answers it
 
 
 def _tick() -> None:

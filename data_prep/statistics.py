@@ -73,6 +73,15 @@ def _of_captions(latents: ShardSet) -> Iterator[np.ndarray]:
             yield decode_npy(data, f"{latents.where(i)}, text_clip.npy")
 
 
+def bank(latents: str | Path, count: int) -> Tensor | None:
+    """Embeddings, float16 (N, E), of up to `count` training images, evenly spread; None for none."""
+    shards = ShardSet(latents, "train")
+    if not (count and len(shards)):
+        return None
+    rows = np.linspace(0, len(shards) - 1, min(count, len(shards))).round().astype(int)
+    return torch.from_numpy(np.stack([read_latent(shards, int(i))[1][0] for i in rows]))
+
+
 def statistics_problem(latents: str | Path, manifest: Manifest) -> str | None:
     """What is wrong with the file, in a line; None when it is the one that its manifest was written with."""
     path, mend = Path(latents) / STATISTICS, "run `clipgen encode` again with replace=true, which makes just that"

@@ -134,7 +134,17 @@ def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def published() -> ModuleType:
     """`tokenizer/published.py`: taming's and HFAiLab's tokenizers, small and random, in the layout of their files."""
-    spec = importlib.util.spec_from_file_location("published", Path(__file__).parent / "tokenizer" / "published.py")
+    return _module_of("tokenizer/published.py")
+
+
+@pytest.fixture(scope="session")
+def published_gpt() -> Callable:
+    """Makes a small random Transformer in the layout of HFAiLab's file."""
+    return _module_of("transformer/published.py").published_gpt
+
+
+def _module_of(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.replace("/", "_"), Path(__file__).parent / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

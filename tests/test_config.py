@@ -8,6 +8,11 @@ from clipgen.check import check
 from clipgen.config import Config, complete
 from clipgen.errors import UserError
 
+PAPER = (
+    "transformer.style=gpt2 transformer.n_prefix=1 transformer.train.min_level=1 transformer.cond_drop_prob=0 "
+    "sampling.guidance_scale=1"
+)
+
 
 def config(*words: str) -> Config:
     return OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.from_dotlist(list(words)))
@@ -71,12 +76,64 @@ def config(*words: str) -> Config:
             "tokenizer.train.batch_size=8 tokenizer.train.accumulate=3 multiple of 3",
         ),
         ("tokenizer.train.batch_size=1 tokenizer.train.gan_norm=batch", "tokenizer.train.gan_norm=batch gan_norm="),
+        ("tokenizer.quantizer=simvq tokenizer.legacy=true", "tokenizer.legacy=True quantizer=simvq take legacy=False"),
+        ("tokenizer.quantizer=moving_average tokenizer.legacy=true", "tokenizer.legacy=True quantizer=nearest"),
+        ("tokenizer.decay=0.9", "tokenizer.decay=0.9 quantizer=nearest take decay=0.99 quantizer=moving_average"),
+        ("tokenizer.kl_weight=1", "tokenizer.kl_weight=1 take kl_weight=0.0005 quantizer=gumbel"),
+        ("tokenizer.levels=[8,5]", "tokenizer.levels=[8, 5] take levels=[] quantizer=fsq"),
+        (
+            "tokenizer.quantizer=gumbel tokenizer.train.continuous_steps=100",
+            "tokenizer.train.continuous_steps=100 quantizer=gumbel take continuous_steps=0 quantizer=nearest",
+        ),
+        (
+            "tokenizer.train.gumbel_temperature=[1,0.5]",
+            "tokenizer.train.gumbel_temperature=[1.0, 0.5] no effect quantizer=gumbel",
+        ),
+        (
+            "tokenizer.quantizer=gumbel tokenizer.train.gumbel_temperature=[1,0]",
+            "tokenizer.train.gumbel_temperature=[1.0, 0.0] above 0",
+        ),
+        (
+            "tokenizer.quantizer=gumbel tokenizer.train.gumbel_temperature=[1]",
+            "tokenizer.train.gumbel_temperature=[1.0] first and last,",
+        ),
+        ("tokenizer.network=plain tokenizer.train.checkpointing=true", "checkpointing=true network=plain"),
         ("trainer.devices=0", "trainer.devices=0 at least 1"),
         ("transformer.width=0", "transformer.width=0"),
         ("transformer.depth=0", "transformer.depth=0"),
         ("transformer.heads=0 transformer.width=64", "transformer.heads=0"),
         ("transformer.n_prefix=0", "transformer.n_prefix=0"),
         ("transformer.dropout=1.5", "transformer.dropout=1.5"),
+        (
+            "transformer.cond_drop_prob=0",
+            "sampling.guidance_scale=3 transformer.cond_drop_prob=0 sampling.guidance_scale=1",
+        ),
+        ("transformer.style=gpt3", "transformer.style=gpt3 modern gpt2"),
+        ("transformer.style=gpt2", "transformer.n_prefix style=gpt2 take 1"),
+        ("transformer.style=gpt2 transformer.n_prefix=1", "transformer.train.min_level style=gpt2"),
+        (f"{PAPER} transformer.train.rar=true", "transformer.train.rar style=gpt2 false"),
+        (f"{PAPER} transformer.gft=true", "transformer.gft style=gpt2 false"),
+        (
+            "transformer.gft=true transformer.cond_drop_prob=0 sampling.guidance_scale=1",
+            "transformer.gft=true transformer.cond_drop_prob=0.1",
+        ),
+        ("transformer.train.keep_random=true", "transformer.train.keep_random=true transformer.train.rar=true"),
+        ("transformer.train.rar_anneal=[0.9,0.5]", "transformer.train.rar_anneal=[0.9, 0.5] [0.5,0.75]"),
+        ("transformer.train.optimizer=sgd", "transformer.train.optimizer=sgd muon adamw"),
+        ("transformer.train.schedule=step", "transformer.train.schedule=step linear cosine"),
+        ("transformer.train.lr=0", "transformer.train.lr=0 more than 0"),
+        (
+            "transformer.train.batch_size=8 transformer.train.accumulate=3",
+            "transformer.train.batch_size=8 transformer.train.accumulate=3 multiple of 3",
+        ),
+        ("transformer.train.recon.estimator=soft", "transformer.train.recon.estimator=soft gumbel"),
+        ("transformer.train.recon.every=0", "transformer.train.recon.every=0"),
+        ("transformer.train.recon.share=2", "transformer.train.recon.share=2"),
+        ("transformer.train.aux_weight=-1", "transformer.train.aux_weight=-1"),
+        ("trainer.strategy=deepspeed", "trainer.strategy=deepspeed ddp fsdp"),
+        ("trainer.strategy=fsdp", "trainer.strategy=fsdp trainer.devices=2"),
+        ("trainer.strategy=fsdp trainer.devices=2 trainer.compile=true", "trainer.compile=false"),
+        ("trainer.strategy=fsdp trainer.devices=2 transformer.train.ema=0.9", "transformer.train.ema=0"),
         ("trainer.val_every=0", "trainer.val_every=0"),
         ("trainer.grid_every=0", "trainer.grid_every=0"),
         ("trainer.num_workers=-1", "trainer.num_workers=-1"),
@@ -95,6 +152,8 @@ def test_what_is_impossible_is_named_in_one_line(words, says):
     "words",
     [
         "",
+        PAPER,
+        "trainer.strategy=fsdp trainer.devices=2 transformer.train.ema=0",
         "tokenizer.image_size=256 tokenizer.downsample=16 tokenizer.channel_multipliers=[1,1,2,2,4]",
         "tokenizer.image_size=48 tokenizer.downsample=8",
         "tokenizer.codebook_size=65536",
@@ -102,6 +161,10 @@ def test_what_is_impossible_is_named_in_one_line(words, says):
         "transformer.width=64 transformer.heads=16",
         "transformer.cond_drop_prob=0 sampling.guidance_scale=1 sampling.top_p=1 sampling.fidelity=0",
         "tokenizer.train.steps=1 trainer.num_workers=0",
+        "tokenizer.quantizer=gumbel tokenizer.kl_weight=1 tokenizer.train.gumbel_temperature=[1,0.5]",
+        "tokenizer.quantizer=moving_average tokenizer.decay=0.9",
+        "tokenizer.quantizer=simvq tokenizer.unit_codes=false tokenizer.train.restart_dead=false",
+        "tokenizer.quantizer=gumbel tokenizer.legacy=true tokenizer.ckpt=its_network_counts.ckpt",
     ],
 )
 def test_what_is_possible_passes(words):

@@ -1,6 +1,7 @@
 """What is left open is chosen from the images and the machine, and each choice says why."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -11,10 +12,11 @@ from clipgen.defaults import Facts, choose, choose_image_size
 from clipgen.errors import UserError
 
 MACHINES = [(False, 1), (False, 2), (False, 96), (True, 2), (True, 64)]
+PRESETS = Path(__file__).resolve().parents[1] / "conf" / "tokenizer"
 STAYS_OPEN = {  # or never chosen
     "images", "captions", "stage", "experiment", "world", "prep.size", "prep.max_aspect", "prep.source_bytes_per_shard",
     "prep.near_duplicates", "encode.workers", "executor.tasks", "trainer.threads",
-    "tokenizer.train.perceptual_weights", "tokenizer.train.perceptual_sha256",
+    "tokenizer.train.perceptual_weights", "tokenizer.train.perceptual_sha256", "clip.train.logit_scale",
 }  # fmt: skip
 
 
@@ -116,6 +118,30 @@ def test_the_size_that_was_packed_is_the_size_to_train_at():
     cfg = config("prep.size=48")
     (choice,) = choose_image_size(cfg, 5000, True)
     assert cfg.tokenizer.image_size == 48 and choice.reason == "prep.size"
+
+
+def chosen_training(gpu: bool, preset: str = "auto") -> dict:
+    own = OmegaConf.create({"tokenizer": OmegaConf.load(PRESETS / f"{preset}.yaml")})
+    cfg = OmegaConf.merge(config(), own)
+    choose_image_size(cfg, 500, gpu)
+    choose(cfg, Facts(2_000_000, 256, gpu, 16))
+    return OmegaConf.to_container(cfg.tokenizer.train)
+
+
+def test_a_gpu_gets_the_adversary_and_the_average_of_the_modern_preset():
+    modern = OmegaConf.load(PRESETS / "modern_f16_16384.yaml").train
+    of_it = {key: value for key, value in modern.items() if key.startswith("gan_") or key in ("lecam", "ema")}
+    assert len(of_it) == 8 and of_it.items() <= chosen_training(True).items()
+    cfg = config("tokenizer.image_size=256")
+    reasons = {choice.key: choice.reason for choice in choose(cfg, Facts(2_000_000, 256, True, 16))}
+    assert all("tokenizer=modern_f16_16384" in reasons[f"tokenizer.train.{key}"] for key in of_it)
+    assert chosen_training(False)["lecam"] == 0 and chosen_training(False)["gan_weight"] == 0.1
+
+
+@pytest.mark.parametrize("preset", ["vqgan_f16_1024", "vqgan_f16_16384", "vqgan_f8_8192", "cogview_vqvae_f8_8192"])
+def test_a_preset_after_a_paper_keeps_that_paper_s_adversary_on_a_gpu(preset):
+    found = chosen_training(True, preset)
+    assert found["gan_weight"] == 0 or found["lecam"] == found["gan_warmup"] == 0
 
 
 def test_images_that_are_too_small_are_named():

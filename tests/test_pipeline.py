@@ -55,6 +55,16 @@ def saved(pipeline, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def bridged(pipeline) -> ClipGen:
+    """The same generator, stored with covariances and a bank."""
+    image_NE = pipeline.clip.encode_image(torch.rand(20, 3, 32, 32))
+    text_NE = pipeline.clip.encode_text([f"{n} birds" for n in range(20)])
+    covariances = {"image_covariance": image_NE.T.cov(), "text_covariance": text_NE.T.cov()}
+    parts = (pipeline.vqgan, pipeline.transformer, pipeline.clip, pipeline.statistics | covariances)
+    return ClipGen(*parts, SAMPLING | {"bridge": "whiten"}, pipeline.settings, bank_NE=image_NE.half())
+
+
 @pytest.fixture
 def copied(saved, tmp_path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "copy"))
@@ -211,6 +221,34 @@ def test_an_unknown_setting(pipeline):
 def test_a_value_out_of_range(pipeline, key, value):
     with pytest.raises(UserError, match=f"{key}={value} is out of range; take a value from"):
         pipeline.generate(PROMPTS, **{key: value})
+
+
+def test_a_bridge_is_chosen_at_sampling_time(bridged):
+    made = {name: pixels(bridged.generate(PROMPTS[:1], n=4, bridge=name)) for name in ("none", "mean", "whiten", "knn")}
+    assert len({images.tobytes() for images in made.values()}) == 4
+    assert np.array_equal(pixels(bridged.generate(PROMPTS[:1], n=4)), made["whiten"])
+
+
+def test_what_bridges_need_is_stored_with_the_model(bridged, pipeline, tmp_path):
+    bridged.save_pretrained(tmp_path)
+    loaded = ClipGen.from_pretrained(tmp_path)
+    for name in ("whiten", "whiten+knn"):
+        wanted = bridged.generate(PROMPTS, n=2, bridge=name)
+        assert np.array_equal(pixels(loaded.generate(PROMPTS, n=2, bridge=name)), pixels(wanted))
+    assert load_file(tmp_path / "bank.safetensors")["image"].dtype == torch.float16
+    pipeline.save_pretrained(tmp_path)
+    assert ClipGen.from_pretrained(tmp_path).bank_NE is None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("whiten", "needs image_covariance, .*bridge=mean$"), ("knn", "needs a bank .*bridge=mean$"), ("x", "is unknown")],
+)
+def test_an_older_model_names_the_bridge_that_works(saved, name, message):
+    older = ClipGen.from_pretrained(saved)
+    with pytest.raises(UserError, match=f"^bridge={name} {message}"):
+        older.generate(PROMPTS, bridge=name)
+    assert np.array_equal(pixels(older.generate(PROMPTS, bridge="mean")), pixels(older.generate(PROMPTS)))
 
 
 def test_a_folder_that_is_missing_or_no_model(tmp_path):

@@ -24,11 +24,13 @@ class Health(pl.Callback):
 
     A warning is said when it first applies, and again after 10, 100, … windows; `FOLDER/warnings.txt` keeps them all.
     A loss that is NaN or infinite ends the training with a UserError, before any such weights are saved. `reachable`
-    is the share of the codebook that a window has tokens for.
+    is the share of the codebook that a window has tokens for, `remedy` what the quantizer has against a collapse.
     """
 
-    def __init__(self, folder: Path, every: int, reachable: float = 1.0, say: Callable[[str], None] = print):
-        self.folder, self.every, self.reachable, self.say = folder, every, reachable, say
+    def __init__(
+        self, folder: Path, every: int, remedy: str, reachable: float = 1.0, say: Callable[[str], None] = print
+    ):
+        self.folder, self.every, self.remedy, self.reachable, self.say = folder, every, remedy, reachable, say
         self.unread: list[tuple[int, dict[str, Tensor | float]]] = []
         self.window: list[dict[str, float]] = []
         self.windows: dict[str, int] = {}  # in which each warning applied
@@ -78,7 +80,7 @@ class Health(pl.Callback):
         )
 
     def _judge(self, batch: int, write: bool) -> None:
-        for kind, words in warnings_of(self.window, self.reachable).items():
+        for kind, words in warnings_of(self.window, self.remedy, self.reachable).items():
             self.windows[kind] = count = self.windows.get(kind, 0) + 1
             if count in (10**power for power in range(9)):
                 line = f"batch {batch}: {words}" + (f" (so in {count} windows)" if count > 1 else "")
@@ -93,16 +95,12 @@ class Health(pl.Callback):
             path.write_text("".join(f"{line}\n" for line in self.lines), encoding="utf-8")
 
 
-def warnings_of(window: Sequence[Mapping[str, float]], reachable: float = 1.0) -> dict[str, str]:
+def warnings_of(window: Sequence[Mapping[str, float]], remedy: str, reachable: float = 1.0) -> dict[str, str]:
     """What a window warns of, from what each of its batches logged: kind → words with what to change."""
     found = {}
     usage = [row["usage"] for row in window if "usage" in row]
     if usage and usage[-1] < LEAST_USAGE * reachable:
-        found["usage"] = (
-            f"only {usage[-1]:.2%} of the codes are in use: the codebook collapses; take "
-            "tokenizer.train.restart_dead=true, tokenizer.train.continuous_steps=100, tokenizer.unit_codes=true with "
-            "tokenizer.code_dim=8, or a smaller tokenizer.codebook_size"
-        )
+        found["usage"] = f"only {usage[-1]:.2%} of the codes are in use: the codebook collapses; take {remedy}"
     gan = [row for row in window if "discriminator" in row]
     if len(gan) <= len(window) // 2:
         return found

@@ -16,13 +16,14 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins.environments import TorchElasticEnvironment
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.strategies import ModelParallelStrategy
 
 from clipgen.callbacks.image_grid import ImageGrid
 from clipgen.callbacks.interrupt import SaveOnInterrupt
 from clipgen.callbacks.progress import Progress
 from clipgen.callbacks.throughput import Throughput
-from clipgen.checkpoint import read_checkpoint, submodule, weights_sha256
-from clipgen.cli.imports import read_tokenizer
+from clipgen.checkpoint import weights_sha256
+from clipgen.cli.imports import read_tokenizer, read_transformer
 from clipgen.cli.machine import pick_device, pick_precision
 from clipgen.clip.frozen import LOCAL_DIR, FrozenClip, load_clip
 from clipgen.config import Config, Tokenizer, Trainer, TransformerModel, VQGANTraining, asdict_of
@@ -41,9 +42,25 @@ VQGAN_KEYS = (
 )  # fmt: skip
 VQGAN_TRAINING_KEYS = (
     "steps", "lr", "warmup", "lr_final", "betas", "accumulate", "continuous_steps", "usage_window", "restart_dead",
-    "pixel_loss", "perceptual_weight", "gan_warmup", "gan_weight", "gan_lr", "clip_norm",
+    "gumbel_temperature", "pixel_loss", "perceptual_weight", "gan_warmup", "gan_weight", "gan_lr", "clip_norm",
 )  # fmt: skip
-TRANSFORMER_KEYS = ("width", "depth", "heads", "n_prefix", "cond_drop_prob", "dropout", "rope_base")
+TRANSFORMER_TRAINING_KEYS = (
+    "steps", "accumulate", "optimizer", "lr", "muon_lr", "weight_decay", "warmup", "schedule", "lr_final", "clip_norm",
+    "min_level", "label_smoothing", "z_loss", "aux_weight", "rar", "rar_anneal",
+)  # fmt: skip
+TRANSFORMER_KEYS = (
+    "level_token",
+    "width",
+    "depth",
+    "heads",
+    "n_prefix",
+    "cond_drop_prob",
+    "dropout",
+    "rope_base",
+    "style",
+    "gft",
+    "centred",
+)
 
 
 def tokenizer_settings(cfg: Tokenizer) -> dict[str, Any]:
@@ -77,6 +94,7 @@ def check_adversary(cfg: Tokenizer) -> None:
 def transformer_settings(cfg: TransformerModel, grid, codebook_size: int, embed_dim: int) -> dict[str, Any]:
     """What `Transformer(**settings)` takes."""
     own = {key: value for key, value in asdict_of(cfg).items() if key in TRANSFORMER_KEYS}
+    own["any_order"] = cfg.train.keep_random
     return {"grid": list(grid), "codebook_size": codebook_size, "embed_dim": embed_dim, **own}
 
 
@@ -106,10 +124,10 @@ def tokenizer_sha256(state: dict[str, torch.Tensor]) -> str:
 
 
 def load_transformer(path: str | Path) -> tuple[Transformer, dict[str, Any]]:
-    checkpoint = read_checkpoint(path, "transformer")
-    settings = checkpoint["clipgen"]["settings"]["transformer"]
+    """(Transformer in eval mode, its settings) from a checkpoint, ours or the published one."""
+    settings, weights = read_transformer(path)
     transformer = Transformer(**settings)
-    transformer.load_state_dict(submodule(checkpoint, "transformer"))
+    transformer.load_state_dict(weights)
     return transformer.eval(), settings
 
 
@@ -127,10 +145,12 @@ def make_trainer(
     monitor: str | None,
     draw: Callable[[], Image.Image] | None,
     own: Sequence[pl.Callback] = (),
+    shared_out: bool = False,
 ) -> pl.Trainer:
     """One "epoch" of `steps` batches, `batches` of them already trained, with the stage's `own` callbacks.
 
-    Validation, `last.ckpt` and `best.ckpt` come about every `val_every` batches, pictures every `grid_every`.
+    With `shared_out` each rank holds a part of the weights (FSDP). Validation and `last.ckpt` come about every
+    `val_every` batches, pictures every `grid_every`; with a `monitor`, `best.ckpt` is that with the least of it.
     """
     device = pick_device(cfg.device)
     best = ModelCheckpoint(folder, "best", monitor=monitor, mode="min", enable_version_counter=False)
@@ -144,8 +164,7 @@ def make_trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
         num_nodes=world_size() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
-        # the adversary has no part in the autoencoder's loss, and the other way round
-        strategy="ddp_find_unused_parameters_true" if world_size() > 1 else "auto",
+        strategy=_strategy(shared_out),
         precision=pick_precision(cfg),
         use_distributed_sampler=False,
         val_check_interval=steps // max(1, round(steps / cfg.val_every)),
@@ -157,6 +176,14 @@ def make_trainer(
         enable_model_summary=False,
         default_root_dir=folder,
     )
+
+
+def _strategy(shared_out: bool) -> str | ModelParallelStrategy:
+    """With `shared_out` each rank holds a part of the weights only (FSDP); a checkpoint is whole all the same."""
+    if shared_out:
+        return ModelParallelStrategy(world_size(), 1, save_distributed_checkpoint=False)
+    # the adversary has no part in the autoencoder's loss, and the other way round
+    return "ddp_find_unused_parameters_true" if world_size() > 1 else "auto"
 
 
 class WholeCheckpoints(TorchCheckpointIO):

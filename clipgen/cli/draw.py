@@ -7,10 +7,10 @@ from clipgen.errors import UserError
 
 
 def main(cfg: DrawConfig) -> None:
-    draw_folder(Path(cfg.out), cfg.n, cfg.seed, cfg.image_size, cfg.captions)
+    draw_folder(Path(cfg.out), cfg.n, cfg.seed, cfg.image_size, cfg.captions, cfg.left_out)
 
 
-def draw_folder(out: Path, n: int, seed: int, image_size: int, captions: bool) -> None:
+def draw_folder(out: Path, n: int, seed: int, image_size: int, captions: bool, left_out: float = 0.0) -> None:
     """PNGs in sub-folders of a thousand; `captions.tsv` beside them when asked. A finished folder is left as it is."""
     from PIL import Image
     from tqdm import tqdm
@@ -20,7 +20,10 @@ def draw_folder(out: Path, n: int, seed: int, image_size: int, captions: bool) -
 
     if n < 1 or image_size < 16:
         raise UserError(f"n={n} image_size={image_size}; draw at least 1 picture of at least 16 px")
+    if not 0 <= left_out <= 1:
+        raise UserError(f"left_out={left_out} is the share of things that captions do not name; take 0 to 1")
     wanted = {"n": n, "seed": seed, "image_size": image_size, "captions": captions}
+    wanted |= {"left_out": left_out} if left_out else {}
     done = out / ".drawn.json"
     if done.exists():
         import json
@@ -33,7 +36,8 @@ def draw_folder(out: Path, n: int, seed: int, image_size: int, captions: bool) -
         )
     lines = ["file\tcaption"]
     with explained(out):
-        for i, (_, picture, text) in enumerate(tqdm(world(n, seed, image_size), total=n, desc="drawing", unit="img")):
+        drawn = tqdm(world(n, seed, image_size, left_out), total=n, desc="drawing", unit="img")
+        for i, (_, picture, text) in enumerate(drawn):
             path = out / f"{i // 1000:03d}" / f"{i:06d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(path, compress_level=1)

@@ -6,6 +6,8 @@ from clipgen.check import PERCEPTUAL_FILES
 from clipgen.config import GENERATION, EvaluateConfig
 from clipgen.errors import UserError
 
+SHOWN = 12  # prompts in the picture
+
 
 def main(cfg: EvaluateConfig) -> float | None:
     if cfg.stage not in (None, "vqgan"):
@@ -18,32 +20,70 @@ def main(cfg: EvaluateConfig) -> float | None:
         return evaluate_tokenizer(cfg)
     if cfg.world not in (None, "shapes"):
         raise UserError(f"world={cfg.world} is unknown; the demo world is called shapes")
-    if cfg.world is None and cfg.shards is None:
-        raise UserError("give world=shapes to judge the generator, or shards=FOLDER to evaluate its tokenizer")
+    if cfg.world is None and cfg.shards is None and cfg.prompts is None:
+        raise UserError(
+            "give world=shapes or prompts=FILE to judge the generator, or shards=FOLDER to evaluate its tokenizer"
+        )
+    if cfg.prompts and not cfg.clip.model:
+        raise UserError("prompts=FILE needs clip.model=NAME, the CLIP that scores; take one that did not condition")
     from clipgen.cli.machine import pick_device
     from clipgen.data.atomic import write_json
-    from clipgen.evaluation.tokenizer import reconstruction
+    from clipgen.data.transforms import sides
+    from clipgen.evaluation.fidelity import reconstruction
     from clipgen.evaluation.world import judge_generator, yardsticks
     from clipgen.pipeline import ClipGen
     from clipgen.shapes import prompts
 
     pipeline = ClipGen.from_pretrained(cfg.model, pick_device(cfg.device))
     metrics = {}
+    sampling = {key: cfg[key] for key in GENERATION}
+    height, width = sides(pipeline.vqgan.image_size)
+    if cfg.world and height != width:
+        raise UserError(
+            f"world={cfg.world} is judged on squares, but {cfg.model} makes pictures of {height}×{width}; give "
+            "shards=FOLDER to evaluate its tokenizer instead"
+        )
     if cfg.world:
         sets = {"test": prompts.test_prompts, "development": prompts.development_prompts}
         if cfg.split not in sets:
             raise UserError(f"split={cfg.split} is unknown; take {' or '.join(sets)}")
-        sampling = {key: cfg[key] for key in GENERATION}
         metrics |= judge_generator(pipeline, sets[cfg.split](), cfg.n, cfg.seed, **sampling).metrics
         metrics |= yardsticks(pipeline, cfg.n)
     if cfg.shards:
-        from clipgen.data.module import ImageData
+        from clipgen.cli.evaluate_tokenizer import held_out
 
-        data = ImageData(cfg.shards, pipeline.vqgan.image_size, 100, 1, val_samples=cfg.val_samples)
-        data.setup("validate")
-        metrics |= reconstruction(pipeline.vqgan, data.val_dataloader())
+        metrics |= reconstruction(pipeline.vqgan, held_out(cfg, cfg.shards, pipeline.vqgan).val_dataloader())
+    if cfg.prompts:
+        metrics |= by_clip(cfg, pipeline, sampling)
     for name, value in metrics.items():
         print(f"{name:<28}{value:.4f}")
     if cfg.out:
         write_json(Path(cfg.out), metrics)
-    return metrics.get("judge.all", metrics.get("vqgan.psnr"))
+    return metrics.get("judge.all", metrics.get("clip.score", metrics.get("vqgan.psnr")))
+
+
+def by_clip(cfg: EvaluateConfig, pipeline, sampling: dict) -> dict[str, float]:
+    """Scores of samples of the prompts in a file by the CLIP of `clip.model`; beside `out` a picture of some."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from clipgen.cli.build import load_clip_once
+    from clipgen.clip.texts import read_texts
+    from clipgen.data.atomic import replacing
+    from clipgen.evaluation.prompts import clip_figures
+    from clipgen.picture import image_grid
+
+    texts = read_texts(cfg.prompts, f"prompts={cfg.prompts}", "prompt")
+    clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained, pipeline.device)
+    with tqdm(total=cfg.n * len(texts), desc="generating from text", unit="img") as bar:
+        images = pipeline.generate(texts, cfg.n, cfg.seed, bar.update, **sampling)
+    figures = clip_figures(images, texts, clip)
+    if clip.identity.fingerprint() == pipeline.clip.identity.fingerprint():
+        print(f"clip.model={cfg.clip.model} is what conditioned the samples: its figures are circular")
+        figures = {name.replace("clip.", "clip.circular.", 1): value for name, value in figures.items()}
+    if cfg.out:
+        picks = range(0, len(texts), max(1, len(texts) // SHOWN))[:SHOWN]
+        shown = [np.asarray(image) for i in picks for image in images[i * cfg.n : (i + 1) * cfg.n]]
+        with replacing(Path(cfg.out).with_suffix(".png")) as path:
+            image_grid(shown, cfg.n, [texts[i] for i in picks]).save(path, format="PNG")
+    return figures

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from clipgen.checkpoint import UNREADABLE
 from clipgen.cli.build import load_clip_once, load_tokenizer
 from clipgen.cli.machine import pick_device
-from clipgen.cli.perceptual import described, perceptual_network
+from clipgen.cli.perceptual import described, perceptual_network, too_small
 from clipgen.cli.say import say
 from clipgen.clip.frozen import FrozenClip
 from clipgen.config import EvaluateConfig
@@ -19,6 +19,7 @@ from clipgen.data.transforms import to_model_range
 from clipgen.errors import UserError
 from clipgen.evaluation.fidelity import Distance, Features, measure, triplets, usage_chart
 from clipgen.tokenizer.codes import Perturbation
+from clipgen.tokenizer.vqgan import VQGAN
 
 SHOWN = 12  # pictures
 
@@ -34,15 +35,15 @@ def evaluate_tokenizer(cfg: EvaluateConfig) -> float:
     device = pick_device(cfg.device)
     vqgan, _, sha256 = load_tokenizer(path, cfg.tokenizer.ckpt_config)
     shards = Path(cfg.shards or Path(cfg.run) / "shards")
-    data = ImageData(shards, vqgan.image_size, cfg.batch_size or 50, 1, val_samples=cfg.val_samples)
-    if not data.n_val:
-        raise UserError(
-            f"{shards} has no validation pictures to evaluate on; make shards with prep.val_fraction above 0, "
-            "or give others with shards=FOLDER"
-        )
+    data = held_out(cfg, shards, vqgan)
     features, distances, left_out = {}, {}, {}
     if cfg.perceptual_weights:
         network = perceptual_network(cfg.perceptual, cfg.perceptual_weights, "perceptual").to(device)
+        if too_small(vqgan.image_size, network):
+            raise UserError(
+                f"{path} makes pictures of image_size={vqgan.image_size}, too small for perceptual={cfg.perceptual}, "
+                f"which takes {network.least_size} pixels or more; leave out perceptual_weights"
+            )
         distances[cfg.perceptual] = Distance(network.distance, described(network, cfg.perceptual_weights))
     else:
         left_out["lpips"] = "needs perceptual_weights=FILE, VGG16's (or perceptual=squeezenet and SqueezeNet's)"
@@ -54,7 +55,6 @@ def evaluate_tokenizer(cfg: EvaluateConfig) -> float:
         features["fd_clip"] = of_clip(load_clip_once(cfg.clip.model, cfg.clip.pretrained, device))
     else:
         left_out["fd_clip"] = "needs clip.model=NAME (and clip.pretrained=TAG)"
-    data.setup("validate")
     vqgan.to(device)
     perturbation = Perturbation(1.0, cfg.perturb_prob, cfg.perturb_neighbours)
     found = measure(vqgan, data.val_dataloader(), perturbation, cfg.seed, distances, features)
@@ -78,6 +78,20 @@ def evaluate_tokenizer(cfg: EvaluateConfig) -> float:
     )  # fmt: skip
     say(f"they are in {out / 'vqgan.json'}; look at {out / 'vqgan.png'} and {out / 'codes.png'}")
     return found.figures["psnr"].value
+
+
+def held_out(cfg: EvaluateConfig, shards: str | Path, vqgan: VQGAN) -> ImageData:
+    """The validation pictures of shards at the tokenizer's size; UserError where there are none."""
+    if cfg.val_samples < 1:
+        raise UserError(f"val_samples={cfg.val_samples} leaves no picture to evaluate on; take at least 1")
+    data = ImageData(shards, vqgan.image_size, cfg.batch_size or 50, 1, val_samples=cfg.val_samples)
+    if not data.n_val:
+        raise UserError(
+            f"{shards} has no validation pictures to evaluate on; make shards with prep.val_fraction above 0, "
+            "or give others with shards=FOLDER"
+        )
+    data.setup("validate")
+    return data
 
 
 class _First(nn.Module):

@@ -11,6 +11,7 @@ def main(cfg: ExportConfig) -> None:
 
     run = Path(cfg.run)
     tokenizer = Path(cfg.tokenizer.ckpt) if cfg.tokenizer.ckpt else run / "vqgan" / "last.ckpt"
-    transformer = transformer_checkpoint(run / "transformer")
+    own = transformer_checkpoint(run / "transformer")
+    transformer = Path(cfg.transformer.ckpt) if cfg.transformer.ckpt else own
     export(cfg, tokenizer, transformer, run / "latents", Path(cfg.out))
     say(f'export: {cfg.out}; try `clipgen sample model={cfg.out} "…"`')

@@ -1,5 +1,6 @@
 """What `tokenizer.ckpt` may be: a checkpoint of ours, or one that taming or HFAiLab published."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,12 @@ from clipgen.config import Config
 from clipgen.defaults import Choice
 from clipgen.errors import UserError
 from clipgen.tokenizer.imported import from_hfai, from_taming, needs_yaml, published_weights
+from clipgen.transformer.imported import from_hfai as from_hfai_transformer
+from clipgen.transformer.imported import published_weights as transformer_weights
+from clipgen.transformer.model import Transformer
+
+OF_LATENTS = ("grid", "codebook_size", "embed_dim")
+TRAINED_BY = ("dropout", "cond_drop_prob", "centred", "any_order")  # settings that may change in a later training
 
 
 def read_tokenizer(path: str | Path, yaml: str | Path | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -23,6 +30,32 @@ def read_tokenizer(path: str | Path, yaml: str | Path | None = None) -> tuple[di
         return from_hfai(weights, str(path))
     yaml = Path(yaml) if yaml else _yaml_beside(Path(path))
     return from_taming(weights, _read_yaml(yaml), str(path), str(yaml))
+
+
+def read_transformer(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(Settings of the Transformer, its weights) of a checkpoint, ours or HFAiLab's."""
+    checkpoint = read_torch(path, "transformer")
+    if (weights := transformer_weights(checkpoint)) is None:
+        checkpoint = of_stage(checkpoint, path, "transformer")
+        return checkpoint["clipgen"]["settings"]["transformer"], submodule(checkpoint, "transformer")
+    try:
+        return from_hfai_transformer(weights)
+    except ValueError as problem:
+        raise UserError(f"{path} {problem}; give the checkpoint as it was published") from problem
+
+
+def check_start(path: str | Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """UserError when a Transformer of the settings `found` in `path` cannot go on under those `wanted`."""
+    defaults = {name: each.default for name, each in signature(Transformer).parameters.items()}
+    for key, value in wanted.items():
+        if key not in TRAINED_BY and found.get(key, defaults[key]) != value:
+            where = "the latents have" if key in OF_LATENTS else f"transformer.{key} is"
+            mend = (
+                "take other latents" if key in OF_LATENTS else f"take transformer.{key}={found.get(key, defaults[key])}"
+            )
+            raise UserError(
+                f"transformer.ckpt={path} has {key} {found.get(key, defaults[key])}, but {where} {value}; {mend}"
+            )
 
 
 def adopt_tokenizer(cfg: Config) -> list[Choice]:

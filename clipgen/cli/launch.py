@@ -13,6 +13,7 @@ from pathlib import Path
 
 from clipgen.errors import UserError
 
+INTERRUPTED = 130  # the status of a process that Ctrl-C ended
 PATIENCE = 30  # seconds that the others have to end after one of them did
 
 
@@ -39,14 +40,14 @@ def launch(devices: int, words: Sequence[str]) -> None:
         "LOCAL_WORLD_SIZE": str(devices), "GROUP_RANK": "0",
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        processes = []
-        for rank in range(devices):
-            environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            with open(f"{folder}/{rank}", "w") as errors:
-                silent = {"stdout": subprocess.DEVNULL, "stderr": errors} if rank else {}
-                command = [sys.executable, "-m", "clipgen.cli.main", *words]
-                processes.append(subprocess.Popen(command, env=environment, **silent))
-        with _passing_on(signal.SIGTERM, processes):
+        processes: list[subprocess.Popen] = []
+        with _ended_by_the_ranks(processes):
+            for rank in range(devices):
+                environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                with open(f"{folder}/{rank}", "w") as errors:
+                    silent = {"stdout": subprocess.DEVNULL, "stderr": errors} if rank else {}
+                    command = [sys.executable, "-m", "clipgen.cli.main", *words]
+                    processes.append(subprocess.Popen(command, env=environment, **silent))
             failed = _first_to_fail(processes)
         if failed:  # which the first process has said itself
             sys.stderr.write(Path(f"{folder}/{failed}").read_text(errors="replace")[-4000:])
@@ -56,40 +57,43 @@ def launch(devices: int, words: Sequence[str]) -> None:
 
 
 @contextmanager
-def _passing_on(number: int, processes: Sequence[subprocess.Popen]) -> Iterator[None]:
-    """Ctrl-C reaches all processes by itself; another signal would end this one alone."""
+def _ended_by_the_ranks(processes: Sequence[subprocess.Popen]) -> Iterator[None]:
+    """Ctrl-C reaches all processes by itself, and they save and end; another signal would end this one alone."""
 
-    def pass_on(*_) -> None:
+    def pass_on(number: int, _) -> None:
         for process in processes:
             process.send_signal(number)
 
-    before = signal.signal(number, pass_on)
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on),
+    }
     try:
         yield
     finally:
-        signal.signal(number, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _first_to_fail(processes: Sequence[subprocess.Popen]) -> int | None:
     """The number of the process that failed first, after all have ended; the others are made to."""
     running = set(range(len(processes)))
     while running:
-        try:
-            time.sleep(0.1)
-        except KeyboardInterrupt:
-            continue  # they save and end by themselves
+        time.sleep(0.1)
         ended = {rank for rank in running if processes[rank].poll() is not None}
         running -= ended
         failed = [rank for rank in sorted(ended) if processes[rank].returncode]
         if failed:
-            _end([processes[rank] for rank in running])
             # one that only lost its peer ends by a traceback, one that has something to say by a status above 1
-            return min(failed, key=lambda rank: (processes[rank].returncode == 1, rank))
+            first = min(failed, key=lambda rank: (processes[rank].returncode == 1, rank))
+            status = processes[first].returncode
+            _end([processes[rank] for rank in running], 10 if status == INTERRUPTED else 3)
+            return 0 if processes[0].returncode == status else first  # what the first process has said is seen
     return None
 
 
-def _end(processes: Sequence[subprocess.Popen]) -> None:
-    deadline = time.monotonic() + 3  # one may just be saying the same
+def _end(processes: Sequence[subprocess.Popen], patience: float) -> None:
+    deadline = time.monotonic() + patience  # one may just be saying the same
     for process in processes:
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, deadline - time.monotonic()))

@@ -11,7 +11,7 @@ from clipgen.cli.say import say
 from clipgen.clip.frozen import FrozenClip
 from clipgen.config import Tokenizer, VQGANTraining
 from clipgen.data.atomic import sha256_file
-from clipgen.data.transforms import sides
+from clipgen.data.transforms import Size, sides
 from clipgen.errors import UserError
 from clipgen.tokenizer.loss import perceptual_distance
 from clipgen.tokenizer.module import Perceptual
@@ -49,7 +49,7 @@ def perceptual_loss(cfg: Tokenizer, device: torch.device, clip: FrozenClip | Non
         return partial(perceptual_distance, clip.features)
     key = "tokenizer.train.perceptual"
     network = perceptual_network(t.perceptual, t.perceptual_weights, key)
-    if min(sides(cfg.image_size)) < network.least_size:
+    if too_small(cfg.image_size, network):
         raise UserError(
             f"tokenizer.image_size={cfg.image_size} is too small for {key}={t.perceptual}; take at least "
             f"{network.least_size}, or {key}=clip"
@@ -69,6 +69,10 @@ def perceptual_network(kind: str, weights: str, key: str) -> LPIPS | SqueezeNet:
         return SqueezeNet.of(tensors)
     except ValueError as problem:
         raise UserError(f"{key}_weights={weights}: {problem}; give {PERCEPTUAL_FILES[kind]}") from problem
+
+
+def too_small(size: Size, network: LPIPS | SqueezeNet) -> bool:
+    return min(sides(size)) < network.least_size
 
 
 def described(network: LPIPS | SqueezeNet, weights: str) -> str:

@@ -10,8 +10,9 @@ from clipgen.cli.build import gan_start
 from clipgen.config import Config
 from clipgen.data.atomic import replacing
 from clipgen.data.module import ImageData
+from clipgen.evaluation.fidelity import reconstruction
 from clipgen.evaluation.nearest import nearest
-from clipgen.evaluation.tokenizer import reconstruct, reconstruction
+from clipgen.evaluation.tokenizer import reconstruct
 from clipgen.evaluation.world import judge_generator, yardsticks, zero_shot
 from clipgen.picture import beside, image_grid
 from clipgen.pipeline import ClipGen

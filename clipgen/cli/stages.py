@@ -14,8 +14,9 @@ from PIL import Image
 from clipgen.callbacks.ema import EMA
 from clipgen.callbacks.health import Health
 from clipgen.check import check_perceptual
-from clipgen.checkpoint import read_checkpoint, submodule, weights_sha256
+from clipgen.checkpoint import read_checkpoint, weights_sha256
 from clipgen.cli.build import (
+    TRANSFORMER_TRAINING_KEYS,
     VQGAN_TRAINING_KEYS,
     check_adversary,
     gan_start,
@@ -29,10 +30,11 @@ from clipgen.cli.build import (
     tokenizer_sha256,
     transformer_settings,
 )
-from clipgen.cli.imports import read_tokenizer
+from clipgen.cli.imports import check_start, read_tokenizer, read_transformer
 from clipgen.cli.latents import check_latents
 from clipgen.cli.machine import check_compiler, pick_device
 from clipgen.cli.perceptual import PERCEPTUAL_FILE_KEYS, needs_clip, perceptual_inputs, perceptual_loss
+from clipgen.cli.reconstruction import embedding_reconstruction
 from clipgen.cli.record import Record, begin
 from clipgen.cli.say import say
 from clipgen.clip.frozen import FrozenClip
@@ -44,17 +46,19 @@ from clipgen.data.sample import decode_captions
 from clipgen.data.transforms import to_model_range, to_uint8
 from clipgen.errors import UserError
 from clipgen.picture import image_grid
-from clipgen.pipeline import ClipGen
+from clipgen.pipeline import MEANS, ClipGen
 from clipgen.ranks import from_rank_zero, rank, same_on_ranks, world_size
 from clipgen.tokenizer.codes import Perturbation
 from clipgen.tokenizer.compiled import compile_in_place
 from clipgen.tokenizer.module import VQGANModule
 from clipgen.tokenizer.vqgan import VQGAN
+from clipgen.transformer.bridges import bridge
 from clipgen.transformer.condition import centre
+from clipgen.transformer.execution import compile_in_place as compile_transformer
 from clipgen.transformer.model import Transformer
 from clipgen.transformer.module import TransformerModule
 from clipgen.transformer.sampling import generate
-from data_prep.statistics import load_statistics
+from data_prep.statistics import bank, load_statistics
 
 PREVIEWS = 8  # pictures in a grid
 
@@ -126,7 +130,8 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
         return {} if drawn_K is None else {"quantizer.codebook": drawn_K}
 
     tokens = t.train.batch_size * t.train.usage_window * vqgan.grid[0] * vqgan.grid[1]
-    health = Health(folder, t.train.usage_window, min(1.0, tokens / vqgan.quantizer.codebook_size), say)
+    reachable = min(1.0, tokens / vqgan.quantizer.codebook_size)
+    health = Health(folder, t.train.usage_window, vqgan.quantizer.remedy, reachable, say)
     ema = EMA("vqgan", t.train.ema, drawn_codes) if t.train.ema else None
 
     def draw() -> Image.Image:
@@ -157,29 +162,48 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
         cfg.latents, m.train.batch_size, m.train.steps, cfg.seed, cfg.trainer.num_workers, cfg.trainer.val_samples
     )
     model = transformer_settings(m, data.grid, latents.made_by["tokenizer"]["codebook_size"], data.embedding_size)
-    training = asdict_of(m.train)
+    training = {key: value for key, value in asdict_of(m.train).items() if key != "checkpointing"}
     settings = {"transformer": model, "transformer.train": training, "seed": cfg.seed}
     inputs = {"latents": latents.content, "start": None}
     if m.ckpt:
         refuse_own(m.ckpt, folder, "transformer.ckpt")
-        weights = submodule(read_checkpoint(m.ckpt, "transformer"), "transformer")  # before `folder` may be set aside
+        found, weights = read_transformer(m.ckpt)  # before `folder` may be set aside
+        check_start(m.ckpt, found, model)
         inputs["start"] = weights_sha256(weights)
     record = start(folder, "transformer", settings, inputs)
     if record.done:
         return record
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    statistics = load_statistics(cfg.latents)
+    statistics = means(cfg.latents, m.centred)
     transformer = Transformer(**model)
     if m.ckpt:
         transformer.load_state_dict(weights)
-    training = {key: value for key, value in training.items() if key != "batch_size"}
-    module = TransformerModule(transformer, statistics["image_mean"], seed=cfg.seed, settings=settings, **training)
+    transformer.checkpointing = m.train.checkpointing
     device = pick_device(cfg.trainer.device)
     vqgan.to(device)
+    module = TransformerModule(
+        transformer,
+        statistics["image_mean"],
+        reconstruction=embedding_reconstruction(m.train.recon, vqgan, clip),
+        seed=cfg.seed,
+        settings=settings,
+        **{key: value for key, value in training.items() if key in TRANSFORMER_TRAINING_KEYS},
+    )
+    if cfg.trainer.compile:
+        check_compiler(device)
+        compile_transformer(transformer)
+    ema = EMA("transformer", m.train.ema) if m.train.ema else None
     prompts = list(cfg.prompts)[:PREVIEWS]
-    text_BE = centre(clip.encode_text(prompts), statistics["text_mean"]).to(device) if prompts else None
+    text_BE = None
+    if prompts:
+        bank_NE = bank(cfg.latents, cfg.bank) if "knn" in cfg.sampling.bridge else None
+        text_BE = bridge(cfg.sampling.bridge, clip.encode_text(prompts).cpu(), statistics, bank_NE).to(device)
 
     def draw() -> Image.Image:
+        with ema.weights() if ema else nullcontext():
+            return samples()
+
+    def samples() -> Image.Image:
         if text_BE is not None:
             condition_BE, labels = text_BE, prompts
         else:
@@ -198,8 +222,18 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
         images = to_uint8(vqgan.decode(tokens_Bhw).float()).cpu().numpy()
         return image_grid(images, each, labels)
 
-    fit(cfg, record, module, data, m.train.batch_size, draw if prompts or data.n_val else None)
+    fsdp = cfg.trainer.strategy == "fsdp"  # then no rank has the weights to draw with
+    fit(
+        cfg, record, module, data, m.train.batch_size, draw if (prompts or data.n_val) and not fsdp else None,
+        callbacks=[ema] if ema else [], shared_out=fsdp,
+    )  # fmt: skip
     return record
+
+
+def means(latents: str | Path, centred: bool) -> dict[str, torch.Tensor]:
+    """The statistics of latents; the means are 0 for a Transformer that knows embeddings as CLIP makes them."""
+    statistics = load_statistics(latents)
+    return statistics if centred else statistics | {name: torch.zeros_like(statistics[name]) for name in MEANS}
 
 
 def train_clip(cfg: Config, folder: Path) -> Record:
@@ -259,22 +293,28 @@ def fit(
     draw: Callable[[], Image.Image] | None,
     finish: Callable[[], None] | None = None,
     callbacks: Sequence[pl.Callback] = (),
+    shared_out: bool = False,
 ) -> None:
     """Train to the end, or from the last checkpoint to the end, `finish`, and mark the stage as done."""
     last = record.folder / "last.ckpt"
     checkpoint = read_checkpoint(last, record.stage)["clipgen"] if last.exists() else {"batches": 0}
-    monitor = "val/loss" if data.n_val else None
+    monitor = "val/loss" if data.n_val and record.stage == "transformer" else None  # of the others the last is used
+    if not data.n_val:
+        why = "trainer.val_samples=0" if cfg.trainer.val_samples == 0 else f"{data.folder} has no validation split"
+        say(f"{record.stage}: nothing is validated, as {why}; before its end, only Ctrl-C saves a checkpoint")
     if data.left_out:
         say(
             f"{record.stage}: of {data.n_train:,} images {data.left_out:,} sit out each epoch, other ones every time, "
             f"as they do not fill a batch of {batch_size:,}"
         )
     done = checkpoint["batches"]
-    trainer = make_trainer(cfg.trainer, record.folder, module.steps, done, batch_size, monitor, draw, callbacks)
+    trainer = make_trainer(
+        cfg.trainer, record.folder, module.steps, done, batch_size, monitor, draw, callbacks, shared_out
+    )
     began = time.perf_counter()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
-        if world_size() > 1:
+        if world_size() > 1 and not shared_out:
             assert same_on_ranks(weights_sha256(module.state_dict())), "the ranks have trained different weights"
         trainer.save_checkpoint(last, weights_only=False)
         if finish and rank() == 0:
@@ -296,13 +336,31 @@ def transformer_checkpoint(folder: Path) -> Path:
 
 def export(cfg, tokenizer: Path, transformer: Path, latents: Path, out: Path) -> ClipGen:
     """A folder that needs nothing else: safetensors, config, model card, and the CLIP where it is a local one."""
-    clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
-    vqgan, vqgan_settings, sha256 = load_tokenizer(tokenizer, cfg.tokenizer.ckpt_config)
-    check_latents(Manifest.load(latents, "latents"), str(latents), tokenizer, sha256, clip)
-    model, model_settings = load_transformer(transformer)
-    pipeline = ClipGen(
-        vqgan, model, clip, load_statistics(latents), asdict_of(cfg.sampling),
-        {"tokenizer": vqgan_settings, "transformer": model_settings},
-    )  # fmt: skip
+    pipeline = assemble(cfg, tokenizer, transformer, latents)
     pipeline.save_pretrained(out)
     return pipeline
+
+
+def assemble(cfg, tokenizer: Path, transformer: Path, latents: Path) -> ClipGen:
+    """The generator of two checkpoints, with the statistics of the latents; UserError where they do not fit."""
+    clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
+    vqgan, vqgan_settings, sha256 = load_tokenizer(tokenizer, cfg.tokenizer.ckpt_config)
+    model, model_settings = load_transformer(transformer)
+    with_latents = model.centred or (latents / "manifest.json").exists()
+    if with_latents:
+        check_latents(Manifest.load(latents, "latents"), str(latents), tokenizer, sha256, clip)
+    parts = {"grid": list(vqgan.grid), "codebook_size": vqgan.quantizer.codebook_size}
+    for key, value in (parts | {"embed_dim": clip.identity.embed_dim}).items():
+        if (trained := model_settings[key]) != value:
+            raise UserError(
+                f"{transformer} was trained for {key} {trained}, but {tokenizer} and clip.model={clip.identity.model} "
+                f"have {value}; give those that it was trained with"
+            )
+    if with_latents:
+        statistics, bank_NE = means(latents, model.centred), bank(latents, cfg.bank)
+    else:  # nothing of the images is needed
+        statistics, bank_NE = {name: torch.zeros(clip.identity.embed_dim) for name in MEANS}, None
+    return ClipGen(
+        vqgan, model, clip, statistics, asdict_of(cfg.sampling),
+        {"tokenizer": vqgan_settings, "transformer": model_settings}, bank_NE=bank_NE,
+    )  # fmt: skip

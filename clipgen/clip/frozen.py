@@ -85,6 +85,10 @@ class FrozenClip(nn.Module):
     @torch.no_grad()
     def encode_image(self, image_BCHW: Tensor) -> Tensor:
         """Unit embeddings (B, E) of images in [-1, 1]."""
+        return self.embed_image(image_BCHW)
+
+    def embed_image(self, image_BCHW: Tensor) -> Tensor:
+        """As `encode_image`, with gradients to the images."""
         with plain_attention(image_BCHW.device):
             return F.normalize(self.model.encode_image(self.preprocess(image_BCHW)).float(), dim=-1)
 

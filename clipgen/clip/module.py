@@ -4,6 +4,7 @@ B batch, E embedding size
 """
 
 import json
+import math
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -23,7 +24,11 @@ MAX_LOGIT_SCALE = 100.0
 
 
 class ClipModule(pl.LightningModule):
-    """Symmetric cross-entropy over a batch of (image, caption) pairs. `architecture` is open_clip's model config."""
+    """Symmetric cross-entropy over a batch of (image, caption) pairs. `architecture` is open_clip's model config.
+
+    A fixed `logit_scale` of 100 keeps the modality gap that large CLIPs have; learned, it begins at 14 (the gap's part
+    in it: arXiv 2203.02053).
+    """
 
     def __init__(
         self,
@@ -32,6 +37,7 @@ class ClipModule(pl.LightningModule):
         lr: float = 2e-3,
         weight_decay: float = 0.1,
         warmup: int = 100,
+        logit_scale: float | None = None,
         settings: dict | None = None,
     ):
         super().__init__()
@@ -39,14 +45,19 @@ class ClipModule(pl.LightningModule):
         self.architecture = architecture
         self.clip = CLIP(**architecture)
         self.clip.visual.to(memory_format=torch.channels_last)
+        if logit_scale is not None:
+            with torch.no_grad():
+                self.clip.logit_scale.fill_(math.log(logit_scale))
+            self.clip.logit_scale.requires_grad_(False)
         self.tokenizer = SimpleTokenizer(context_length=architecture["text_cfg"]["context_length"])
         self.steps, self.lr, self.weight_decay, self.warmup = steps, lr, weight_decay, warmup
         self.settings = settings or {}
         self.batches = 0
 
     def configure_optimizers(self):
-        matrices = [p for p in self.clip.parameters() if p.ndim >= 2]
-        vectors = [p for p in self.clip.parameters() if p.ndim < 2]
+        trained = [p for p in self.clip.parameters() if p.requires_grad]
+        matrices = [p for p in trained if p.ndim >= 2]
+        vectors = [p for p in trained if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, self.lr, betas=(0.9, 0.98), fused=True)
 

@@ -57,7 +57,7 @@ class Measured(NamedTuple):
 def measure(
     vqgan: VQGAN,
     batches: Iterable[Mapping[str, Tensor]],
-    perturbation: Perturbation,
+    perturbation: Perturbation | None = None,
     seed: int = 0,
     distances: Mapping[str, Distance] | None = None,
     features: Mapping[str, Features] | None = None,
@@ -65,7 +65,7 @@ def measure(
     """Reconstructions of the batches, rounded to 8 bits as they would be saved, against the pictures; no resizing."""
     device = vqgan.last_layer.device
     frechet = {name: _frechet(each).to(device) for name, each in (features or {}).items()}
-    nearest = isinstance(vqgan.quantizer, NearestCode)
+    nearest = perturbation is not None and isinstance(vqgan.quantizer, NearestCode)
     counts_K = torch.zeros(vqgan.quantizer.codebook_size, device=device)
     values: dict[str, list[Tensor]] = {"psnr": [], "psnr_perturbed": [], "ssim": []}
     values |= {name: [] for name in distances or {}}
@@ -94,8 +94,6 @@ def measure(
             each.update(made_BCHW, real=False)
 
     over = f"mean over N={n:,} pictures as uint8, not resized"
-    likely, near = perturbation.prob, perturbation.neighbours
-    perturbed = f"psnr_perturbed_p{likely:g}_k{near}"
     metrics = f"torchmetrics {torchmetrics.__version__}"
     tokens = f"over {int(counts_K.sum()):,} tokens of N={n:,} pictures"
     figures = {"psnr": Figure(_mean(values["psnr"]), f"dB, {over}")}
@@ -105,10 +103,13 @@ def measure(
         figures["ssim"] = Figure(_mean(values["ssim"]), how)
     else:
         left_out["ssim"] = f"pictures of {side} pixels are smaller than its window of {WINDOW}"
+    if perturbation is not None:
+        likely, near = perturbation.prob, perturbation.neighbours
+        perturbed = f"psnr_perturbed_p{likely:g}_k{near}"
     if nearest:
         how = f"as psnr, where with probability {likely:g} a token is one of the {near} codes nearest to its vector"
         figures[perturbed] = Figure(_mean(values["psnr_perturbed"]), f"{how}; {over}")
-    else:
+    elif perturbation is not None:
         left_out[perturbed] = "the codes of this quantizer have no nearest ones"
     for name, distance in (distances or {}).items():
         figures[name] = Figure(_mean(values[name]), f"{distance.how}; {over}")
@@ -121,6 +122,11 @@ def measure(
         else:
             left_out[name] = "it takes two pictures or more"
     return Measured(figures, left_out, counts_K.cpu())
+
+
+def reconstruction(vqgan: VQGAN, batches: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:
+    """Those of the figures that a run ends with: vqgan.psnr, vqgan.ssim (from 11 pixels on), usage and perplexity."""
+    return {f"vqgan.{name}": value for name, (value, _) in measure(vqgan, batches).figures.items()}
 
 
 def _mean(values: list[Tensor]) -> float:

@@ -41,6 +41,7 @@ NAMES = {
     "clip.zero_shot": "Zero-shot accuracy",
     "clip.captions": "Captions it was trained on",
     "vqgan.psnr": "PSNR of the reconstructions",
+    "vqgan.ssim": "SSIM of the reconstructions",
     "vqgan.usage": "Codes in use",
     "vqgan.perplexity": "Codebook perplexity, in codes",
     "vqgan.gan_share": "Batches with the GAN on",

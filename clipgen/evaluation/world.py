@@ -11,7 +11,7 @@ from tqdm import tqdm
 from clipgen.clip.frozen import FrozenClip
 from clipgen.data.transforms import to_model_range
 from clipgen.evaluation.tokenizer import reconstruct
-from clipgen.pipeline import ClipGen
+from clipgen.pipeline import ClipGen, image_seed
 from clipgen.shapes.draw import SIZES, Scene, combinations, draw, scenes
 from clipgen.shapes.judge import judge_many
 from clipgen.shapes.prompts import Prompt, ceiling, chance, score
@@ -32,6 +32,25 @@ def judge_generator(pipeline: ClipGen, prompts: Sequence[Prompt], n: int, seed: 
         images = pipeline.generate(texts, n, seed, bar.update, **sampling)
     verdicts = judge_many(np.asarray(image) for image in images)
     return Judged(score(prompts, [verdicts[i * n : (i + 1) * n] for i in range(len(texts))]), images)
+
+
+def judge_by_pictures(pipeline: ClipGen, prompts: Sequence[Prompt], n: int, seed: int, **sampling) -> Judged:
+    """The same figures where each image is asked for by a fresh picture of what its prompt says, not by the words."""
+    size = pipeline.vqgan.image_size
+    drawn = [scene for i, prompt in enumerate(prompts) for scene in scenes_of(prompt, n, FRESH + 1000 * seed + i)]
+    pictures = [Image.fromarray(draw(scene, size)) for scene in drawn]
+    condition_BE = pipeline.image_conditions(pictures)
+    seeds = [image_seed(prompt.text, seed, i) for prompt in prompts for i in range(n)]
+    with tqdm(total=len(seeds), desc="generating from pictures", unit="img") as bar:
+        images = pipeline.from_conditions(condition_BE, seeds, bar.update, **sampling)
+    verdicts = judge_many(np.asarray(image) for image in images)
+    return Judged(score(prompts, [verdicts[i * n : (i + 1) * n] for i in range(len(prompts))]), images)
+
+
+def scenes_of(prompt: Prompt, n: int, seed: int) -> list[Scene]:
+    """`n` scenes that a prompt describes; of the size it names, if any."""
+    found = scenes(20 * n, seed, only=[(prompt.shape, prompt.colour, prompt.background)])
+    return [scene for scene in found if prompt.size in (None, scene.size)][:n]
 
 
 def yardsticks(pipeline: ClipGen, n: int, count: int = 500) -> dict[str, float]:

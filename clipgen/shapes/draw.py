@@ -82,6 +82,18 @@ CAPTIONS, UNSIZED_CAPTIONS = (
     for things in (OBJECTS, UNSIZED_OBJECTS)
 )
 
+# Captions that leave things out, as those of the web do: what is named of the object, then its background or nothing.
+PARTS = {
+    ("size", "colour", "shape"): OBJECTS,
+    ("colour", "shape"): UNSIZED_OBJECTS,
+    ("size", "shape"): ("a {size} {shape}", "one {size} {shape}", "a {shape}, {size},", "a {shape} that is {size}"),
+    ("shape",): ("a {shape}", "one {shape}", "the {shape}", "some {shape}"),
+    ("size", "colour"): ("something {size} and {colour}", "a {size} {colour} thing", "a thing, {colour} and {size},"),
+    ("colour",): ("something {colour}", "a {colour} thing", "a thing in {colour}", "something, it is {colour},"),
+    ("size",): ("something {size}", "a {size} thing", "one thing that is {size}"),
+    (): ("something", "a thing", "a picture of something"),
+}
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -140,6 +152,24 @@ def caption(scene: Scene, rng: np.random.Generator, named_size: float = 0.7) -> 
     return template.format(**words)
 
 
+def partial_caption(scene: Scene, rng: np.random.Generator, left_out: float) -> str:
+    """A caption from which size, colour, shape and background are missing with probability `left_out` each.
+
+    A CLIP trained on such ones cannot put a picture where its caption lies: it has the modality gap of real ones.
+    """
+    words = asdict(scene) | {"size": SIZE_WORDS[scene.size][rng.integers(len(SIZE_WORDS[scene.size]))]}
+    named = tuple(name for name in ("size", "colour", "shape") if rng.random() >= left_out)
+    thing = PARTS[named][rng.integers(len(PARTS[named]))]
+    lead = LEADS[rng.integers(len(LEADS))]
+    if rng.random() < left_out:
+        text = f"{lead}{thing.rstrip(',')}"
+    elif rng.random() < 0.5:
+        text = f"{lead}{thing} {BEHIND[rng.integers(len(BEHIND))]}"
+    else:
+        text = f"{BEFORE[rng.integers(len(BEFORE))]} {thing.rstrip(',')}"
+    return text.format(**words)
+
+
 def distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Signed distance to the outline of `shape` of circumscribed radius 1 at the origin; negative inside."""
     r = np.hypot(u, v)
@@ -177,8 +207,9 @@ def draw(scene: Scene, image_size: int = 32) -> np.ndarray:
     return np.round(picture).astype(np.uint8)
 
 
-def world(n: int, seed: int, image_size: int = 32) -> Iterator[tuple[Scene, np.ndarray, str]]:
-    """`n` scenes with picture and caption. Different seeds give different pictures."""
+def world(n: int, seed: int, image_size: int = 32, left_out: float = 0.0) -> Iterator[tuple[Scene, np.ndarray, str]]:
+    """`n` scenes with picture and caption (a partial one where `left_out`). Other seeds give other pictures."""
     rng = np.random.default_rng([seed, 1])
     for scene in scenes(n, seed):
-        yield scene, draw(scene, image_size), caption(scene, rng)
+        text = partial_caption(scene, rng, left_out) if left_out else caption(scene, rng)
+        yield scene, draw(scene, image_size), text

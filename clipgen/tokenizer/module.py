@@ -30,7 +30,8 @@ class VQGANModule(pl.LightningModule):
     `restart_dead`, codes unused over `usage_window` batches are drawn again, until the last quarter of the training.
     The GAN's weight rises over `gan_warmup` batches. A batch is worked off in `accumulate` parts, each with an
     adaptive weight of its own. `perturbation` is what the decoder's tokens suffer from batch 0 to `steps` / 5, then
-    ever less, down to half at 3/5.
+    ever less, down to half at 3/5. A Gumbel quantizer's temperature falls from the first to the last number of
+    `gumbel_temperature`, by the same factor each batch.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class VQGANModule(pl.LightningModule):
         gan_weight: float = 0.8,
         gan_lr: float = 2e-4,
         perturbation: Perturbation | None = None,
-        gumbel_temperatures: tuple[float, float] = (0.9, 0.0625),
+        gumbel_temperature: tuple[float, float] = (0.9, 0.0625),
         clip_norm: float = 1.0,
         seed: int = 0,
         settings: dict | None = None,
@@ -69,7 +70,7 @@ class VQGANModule(pl.LightningModule):
         self.continuous_steps, self.usage_window, self.restart_dead = continuous_steps, usage_window, restart_dead
         self.pixel_loss, self.perceptual_weight, self.clip_norm = pixel_loss, perceptual_weight, clip_norm
         self.gan_start, self.gan_warmup, self.gan_weight, self.gan_lr = gan_start, gan_warmup, gan_weight, gan_lr
-        self.perturbation, self.gumbel_temperatures = perturbation, gumbel_temperatures
+        self.perturbation, self.gumbel_temperature = perturbation, tuple(gumbel_temperature)
         self.seed, self.settings = seed, settings or {}
         self.batches = 0  # Lightning's global_step counts both optimizers
         self.logged: dict[str, Tensor | float] = {}  # of the last batch
@@ -117,7 +118,7 @@ class VQGANModule(pl.LightningModule):
     def _set_course(self) -> None:
         done = self.batches / self.steps
         if isinstance(self.vqgan.quantizer, Gumbel):
-            first, last = self.gumbel_temperatures
+            first, last = self.gumbel_temperature
             self.vqgan.quantizer.temperature = first * (last / first) ** done
         self.strength = min(1.0, max(0.5, 1 - 0.5 * (done - 0.2) / 0.4))  # of the perturbation, as in RobustTok
 

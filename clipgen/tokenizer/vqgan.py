@@ -100,6 +100,10 @@ class VQGAN(nn.Module):
         """Images (B, 3, H, W), about [-1, 1] and not clipped."""
         return F.pixel_shuffle(self.decoder(self.quantizer.lookup(tokens_Bhw)), self.patch)
 
+    def decode_blend(self, p_BhwK: Tensor) -> Tensor:
+        """As `decode`, of the mean code by a distribution over the codes: one-hot rows give what `decode` gives."""
+        return F.pixel_shuffle(self.decoder(self.quantizer.blend(p_BhwK)), self.patch)
+
     def patches(self, image_BCHW: Tensor) -> Tensor:
         return F.pixel_unshuffle(image_BCHW, self.patch)
 

@@ -1,7 +1,8 @@
 """The stage-2 Transformer: CLIP embedding → image tokens (CLIP-GEN, arXiv 2203.00386, section 3.2).
 
-The blocks are today's (RMSNorm, SwiGLU, QK-norm, 2-D rotary positions: LlamaGen, arXiv 2406.06525), not the paper's
-GPT-2 ones. The position of the token to come is added to each input (RAR, arXiv 2411.00776).
+The blocks are today's (RMSNorm, SwiGLU, QK-norm, 2-D rotary positions: LlamaGen, arXiv 2406.06525) or, with
+style="gpt2", the paper's (LayerNorm, GELU, learned positions, biases, no level token). The position of the token to
+come is added to each input (RAR, arXiv 2411.00776); with one prefix token that is GPT-2's learned position.
 
 B batch, L image tokens (row-major h·w), P prefix tokens, T = P + L - 1 inputs, D width, N heads, K head size,
 V codebook size, E embedding size
@@ -12,6 +13,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from clipgen.transformer.cache import KVCache
 from clipgen.transformer.condition import Conditioner
@@ -21,7 +23,10 @@ PLAIN_ATTENTION_UP_TO = 512  # on the CPU torch's fused kernel is slower than pl
 
 
 class Transformer(nn.Module):
-    """Causal model of an image's tokens given prefix tokens made from one embedding and its noise level."""
+    """Causal model of an image's tokens given prefix tokens made from one embedding and its noise level.
+
+    Two settings only say how it was trained: whether on `centred` embeddings, and whether on tokens in `any_order`.
+    """
 
     def __init__(
         self,
@@ -35,19 +40,29 @@ class Transformer(nn.Module):
         cond_drop_prob: float = 0.1,
         dropout: float = 0.0,
         rope_base: float = 10_000.0,
+        style: str = "modern",
+        level_token: bool = True,
+        gft: bool = False,
+        centred: bool = True,
+        any_order: bool = False,
     ):
         super().__init__()
         h, w = self.grid = tuple(grid)
         self.codebook_size = codebook_size
-        self.conditioner = Conditioner(embed_dim, width, n_prefix, cond_drop_prob)
+        self.gft, self.centred, self.any_order = gft, centred, any_order
+        self.checkpointing = False  # hold only the input of each block for the backward pass
+        modern = style == "modern"
+        self.conditioner = Conditioner(embed_dim, width, n_prefix, cond_drop_prob, level_token and modern, gft)
         self.n_prefix = self.conditioner.n_tokens
         self.embed = nn.Embedding(codebook_size, width)
         self.place_LD = nn.Parameter(torch.zeros(h * w, width))  # of the token to come
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
-        self.norm = RMSNorm(width)
-        self.head = nn.Linear(width, codebook_size, bias=False)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout, modern) for _ in range(depth))
+        self.norm = RMSNorm(width) if modern else nn.LayerNorm(width)
+        self.head = nn.Linear(width, codebook_size, bias=not modern)
         cos_TK, sin_TK = rotary_2d(h, w, width // heads, self.n_prefix, rope_base)
+        if not modern:
+            cos_TK, sin_TK = torch.ones_like(cos_TK), torch.zeros_like(sin_TK)
         self.register_buffer("cos_TK", cos_TK, persistent=False)
         self.register_buffer("sin_TK", sin_TK, persistent=False)
         self.initialise()
@@ -60,6 +75,9 @@ class Transformer(nn.Module):
         for block in self.blocks:
             for ending in (block.attention.out, block.mlp.down):
                 nn.init.normal_(ending.weight, std=0.02 / math.sqrt(2 * len(self.blocks)))
+            for name, parameter in block.named_parameters():
+                if name.endswith("bias"):
+                    nn.init.zeros_(parameter)
         nn.init.normal_(self.place_LD, std=0.02)
         nn.init.zeros_(self.head.weight)
 
@@ -67,19 +85,30 @@ class Transformer(nn.Module):
     def n_tokens(self) -> int:
         return self.grid[0] * self.grid[1]
 
-    def forward(self, tokens_BL: Tensor, condition_BE: Tensor, level_B: Tensor) -> Tensor:
-        """Logits (B, L, V) of every token given those before it; the last token of `tokens_BL` is never an input.
+    def forward(
+        self, tokens_BL: Tensor, condition_BE: Tensor, level_B: Tensor, order_BL: Tensor | None = None
+    ) -> Tensor:
+        """Logits (B, L, V) of every token given those before it; the last token in order is never an input.
 
-        `condition_BE` is centred and of unit length, `level_B` the cosine it has with the clean embedding.
+        `condition_BE` is of unit length (and centred), `level_B` the cosine it has with the clean embedding. `order_BL`
+        has row-major indices in the order of generation (None: raster), and logits i speak of token `order_BL[:, i]`.
         """
-        prefix_BPD = self.conditioner(condition_BE, level_B)
-        x_BTD = torch.cat([prefix_BPD, self.embed(tokens_BL[:, :-1])], 1)
-        return self.head(self.run(x_BTD, 0)[:, self.n_prefix - 1 :])
+        return self.outputs(tokens_BL, condition_BE, level_B, order_BL)[1]
 
-    def step(self, x_BSD: Tensor, cache: KVCache) -> Tensor:
+    def outputs(
+        self, tokens_BL, condition_BE, level_B, order_BL=None, beta_B=None, dropped_B=None
+    ) -> tuple[Tensor, Tensor]:
+        """(What the head sees, (B, L, D); logits); rows of `dropped_B` (bool) have the null for a prefix."""
+        prefix_BPD = self.conditioner(condition_BE, level_B, beta_B, dropped_B)
+        if order_BL is not None:
+            tokens_BL = tokens_BL.gather(1, order_BL)
+        x_BTD = torch.cat([prefix_BPD, self.embed(tokens_BL[:, :-1])], 1)
+        features_BLD = self.run(x_BTD, 0, order_BL=order_BL)[:, self.n_prefix - 1 :]
+        return features_BLD, self.head(features_BLD)
+
+    def step(self, x_BSD: Tensor, cache: KVCache, order_BL: Tensor | None = None) -> Tensor:
         """Logits (B, V) of the token after inputs `x_BSD`, which follow what `cache` holds."""
-        start = cache.length
-        return self.head(self.run(x_BSD, start, cache)[:, -1])
+        return self.head(self.run(x_BSD, cache.length, cache, order_BL)[:, -1])
 
     def new_cache(self, batch: int, dtype: torch.dtype | None = None, device=None) -> KVCache:
         """An empty cache for `batch` rows, in the weights' own type and on their device where nothing is said."""
@@ -87,30 +116,43 @@ class Transformer(nn.Module):
         heads = self.blocks[0].attention.heads
         return KVCache(len(self.blocks), batch, heads, T, K, dtype or at.dtype, device or at.device)
 
-    def run(self, x_BSD: Tensor, start: int, cache: KVCache | None = None) -> Tensor:
+    def run(self, x_BSD: Tensor, start: int, cache: KVCache | None = None, order_BL: Tensor | None = None) -> Tensor:
         stop = start + x_BSD.shape[1]
-        x_BSD = self.dropout(x_BSD + self._places(start, stop))
+        place, cos, sin = self._positions(start, stop, order_BL)
+        x_BSD = self.dropout(x_BSD + place)
         for layer, block in enumerate(self.blocks):
-            x_BSD = block(x_BSD, self.cos_TK[start:stop], self.sin_TK[start:stop], cache, layer)
+            if self.checkpointing and torch.is_grad_enabled():
+                x_BSD = checkpoint(block, x_BSD, cos, sin, cache, layer, use_reentrant=False)
+            else:
+                x_BSD = block(x_BSD, cos, sin, cache, layer)
         if cache is not None:
             cache.length = stop
         return self.norm(x_BSD)
 
-    def _places(self, start: int, stop: int) -> Tensor:
-        """Input i predicts image token i - P + 1; the inputs before that have no place."""
-        if (first := start - self.n_prefix + 1) >= 0:
-            return self.place_LD[first : stop - self.n_prefix + 1]
+    def _positions(self, start: int, stop: int, order_BL: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Of inputs start … stop the place of the token to come (S, D), and the turns (S, K) of the token itself.
+
+        Input i predicts image token i - P + 1; the inputs before that have no place. With an order each has a batch.
+        """
+        if order_BL is None and (first := start - self.n_prefix + 1) >= 0:
+            return self.place_LD[first : stop - self.n_prefix + 1], self.cos_TK[start:stop], self.sin_TK[start:stop]
         padded_TD = F.pad(self.place_LD, (0, 0, self.n_prefix - 1, 0))
-        return padded_TD[start:stop]
+        if order_BL is None:
+            return padded_TD[start:stop], self.cos_TK[start:stop], self.sin_TK[start:stop]
+        before_BP = torch.arange(self.n_prefix, device=order_BL.device).expand(len(order_BL), -1)
+        to_come_BS = torch.cat([before_BP[:, 1:] - 1, order_BL + self.n_prefix - 1], 1)[:, start:stop]
+        own_BS = torch.cat([before_BP, order_BL + self.n_prefix], 1)[:, start:stop]
+        return padded_TD[to_come_BS], self.cos_TK[own_BS][:, None], self.sin_TK[own_BS][:, None]
 
 
 class Block(nn.Module):
-    def __init__(self, width: int, heads: int, dropout: float):
+    def __init__(self, width: int, heads: int, dropout: float, modern: bool):
         super().__init__()
-        self.attention_norm = RMSNorm(width)
-        self.attention = Attention(width, heads)
-        self.mlp_norm = RMSNorm(width)
-        self.mlp = SwiGLU(width)
+        norm = RMSNorm if modern else nn.LayerNorm
+        self.attention_norm = norm(width)
+        self.attention = Attention(width, heads, modern)
+        self.mlp_norm = norm(width)
+        self.mlp = SwiGLU(width) if modern else GELU(width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BSD, cos_SK, sin_SK, cache: KVCache | None, layer: int):
@@ -119,13 +161,13 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, modern: bool):
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-        self.q_norm = RMSNorm(width // heads)
-        self.k_norm = RMSNorm(width // heads)
+        self.qkv = nn.Linear(width, 3 * width, bias=not modern)
+        self.out = nn.Linear(width, width, bias=not modern)
+        self.q_norm = RMSNorm(width // heads) if modern else nn.Identity()
+        self.k_norm = RMSNorm(width // heads) if modern else nn.Identity()
 
     def forward(self, x_BSD, cos_SK, sin_SK, cache: KVCache | None, layer: int):
         B, S, D = x_BSD.shape
@@ -152,6 +194,18 @@ class SwiGLU(nn.Module):
         return self.down(F.silu(gate) * value)
 
 
+class GELU(nn.Module):
+    """GPT-2's MLP."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        return self.down(F.gelu(self.up(x)))
+
+
 def attend(q_BNSK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor) -> Tensor:
     """Causal attention of the last S positions over all T; the kernel is chosen by device and length."""
     (B, N, S, K), T = q_BNSK.shape, k_BNTK.shape[2]
@@ -168,7 +222,7 @@ def attend(q_BNSK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor) -> Tensor:
 
 
 def rotary_2d(h: int, w: int, head_dim: int, n_prefix: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (P + L - 1, K): half of a head turns with the row, half with the column (arXiv 2104.09864).
+    """Cosines and sines (P + L, K): half of a head turns with the row, half with the column (arXiv 2104.09864).
 
     Prefix tokens do not turn, so that attention to them knows where in the image it stands.
     """
@@ -178,7 +232,7 @@ def rotary_2d(h: int, w: int, head_dim: int, n_prefix: int, base: float) -> tupl
     rows_L = torch.arange(1, h + 1).repeat_interleave(w)
     columns_L = torch.arange(1, w + 1).repeat(h)
     angles_LF = torch.cat([rows_L[:, None] * turns_F, columns_L[:, None] * turns_F], 1)
-    angles_TF = F.pad(angles_LF[:-1], (0, 0, n_prefix, 0))
+    angles_TF = F.pad(angles_LF, (0, 0, n_prefix, 0))
     return angles_TF.cos().repeat(1, 2), angles_TF.sin().repeat(1, 2)
 
 

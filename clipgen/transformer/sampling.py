@@ -108,7 +108,7 @@ def sample(
     device = condition_BE.device
     uniform_BL = torch.stack([torch.rand(L, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     uniform_LB = uniform_BL.double().t().contiguous().to(device)
-    one_pass = getattr(model, "gft", False) and negative_BE is None
+    one_pass = model.gft and negative_BE is None
     if one_pass:  # arXiv 2501.15420: beta is one over the scale
         prefix_RPD = model.conditioner(condition_BE, level_B, torch.full_like(level_B, 1 / max(guidance_scale, 1.0)))
         guidance_scale = 1.0
@@ -125,7 +125,7 @@ def sample(
     preference_B = torch.zeros(B, device=device) if prefer else None
     known_L = torch.zeros(L, dtype=torch.bool) if given is None else given.known_L.cpu()
     order, step = list(range(L)), model.step
-    if given is not None and getattr(model, "any_order", False):
+    if given is not None and model.any_order:
         order = (~known_L).long().argsort(stable=True).tolist()
         step = partial(model.step, order_BL=torch.tensor(order, device=device).expand(R, -1))
     known = known_L[order].tolist()

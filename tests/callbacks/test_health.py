@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from clipgen.callbacks.health import Health, warnings_of
+from clipgen.check import OF_QUANTIZERS
 from clipgen.config import Config
 from clipgen.data.module import ImageData
 from clipgen.errors import UserError
 from clipgen.tokenizer.adversary import Adversary
 from clipgen.tokenizer.module import VQGANModule
+from clipgen.tokenizer.quantize import FiniteScalar, Gumbel, MovingAverage, NearestCode, SimVQ, quantizer
 from clipgen.tokenizer.vqgan import VQGAN
 
 SIZE = 16
@@ -34,7 +36,7 @@ def train(folder, stage, make_trainer, save_at=None, steps=20, unit_codes=True, 
     settings = dict(lr=1e-3, warmup=1, continuous_steps=0, usage_window=5, gan_weight=0.0) | changes
     module = VQGANModule(VQGAN(**SHAPE, unit_codes=unit_codes, code_dim=code_dim), steps, **settings)
     said = []
-    callbacks = [Health(stage, 5, say=said.append)]
+    callbacks = [Health(stage, 5, module.vqgan.quantizer.remedy, say=said.append)]
     callbacks += [save_at(stage, {10, steps})] if save_at else []
     trainer = make_trainer(*callbacks, limit_val_batches=0)
     failure = None
@@ -92,11 +94,11 @@ def test_weights_that_are_not_finite_are_not_saved(folder, tmp_path, make_traine
 
 def test_a_resumed_training_goes_on_counting(tmp_path):
     row = {"usage": 0.01}
-    health = Health(tmp_path, 5, say=lambda line: None)
+    health = Health(tmp_path, 5, "", say=lambda line: None)
     for batch in (5, 10):
         health.window = [row]
         health._judge(batch, True)
-    resumed, said = Health(tmp_path, 5), []
+    resumed, said = Health(tmp_path, 5, ""), []
     resumed.say = said.append
     resumed.load_state_dict(health.state_dict())
     for batch in range(15, 55, 5):
@@ -118,22 +120,32 @@ def test_a_resumed_training_goes_on_counting(tmp_path):
     ],
 )
 def test_each_sign(row, kinds):
-    found = warnings_of([row] * 4)
+    found = warnings_of([row] * 4, NearestCode.remedy)
     assert set(found) == kinds
     for words in found.values():
         assert settings_in(words) and "\n" not in words
 
 
 def test_a_window_with_few_tokens_is_not_blamed_for_it():
-    assert not warnings_of([{"usage": 0.004}], reachable=0.02)
-    assert warnings_of([{"usage": 0.001}], reachable=0.02)
+    assert not warnings_of([{"usage": 0.004}], "", reachable=0.02)
+    assert warnings_of([{"usage": 0.001}], "", reachable=0.02)
 
 
 def test_the_settings_that_are_named_exist(folder, tmp_path):
     rows = [{"usage": 0.0, "discriminator": 0.0, "logits_real": 9.0, "logits_made": -9.0, "gan_weight": 1e4}]
-    texts = [*warnings_of(rows).values(), str(Health(tmp_path, 5)._not_finite(1, "loss"))]
+    texts = [*warnings_of(rows, "").values(), str(Health(tmp_path, 5, "")._not_finite(1, "loss"))]
     assert len(texts) == 4
+    texts += [kind.remedy for kind in (NearestCode, MovingAverage, SimVQ, Gumbel, FiniteScalar)]
     for key in {key for text in texts for key in settings_in(text)}:
         value = Config()
         for name in key.split("."):
             value = getattr(value, name)
+
+
+@pytest.mark.parametrize("kind", ["nearest", "moving_average", "simvq", "gumbel", "fsq"])
+def test_a_remedy_names_only_what_the_quantizer_has(kind):
+    remedy = quantizer(kind, 4, 16, 4, levels=[4, 4]).remedy
+    keys = settings_in(remedy)
+    assert keys and set(keys) & set(OF_QUANTIZERS) <= {
+        key for key, (kinds, _) in OF_QUANTIZERS.items() if kind in kinds
+    }

@@ -99,6 +99,7 @@ def bad(run_folder, make_images, tmp_path_factory):
         "another network": (["perceptual=resnet", "perceptual_weights=x"], "perceptual=resnet is unknown"),
         "another stage": (["stage=transformer"], "stage=transformer cannot be evaluated alone"),
         "no probability": (["perturb_prob=2"], "perturb_prob=2"),
+        "no samples": (["val_samples=0"], "val_samples=0 leaves no picture to evaluate on; take at least 1"),
     }
 
 
@@ -106,7 +107,7 @@ def bad(run_folder, make_images, tmp_path_factory):
     "what",
     [
         "no checkpoint", "no run", "no pictures", "small pictures", "no weights", "other weights", "another stage",
-        "no network", "another network", "no probability",
+        "no network", "another network", "no probability", "no samples",
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line(clipgen, one_line, bad, run_folder, tmp_path, what):
@@ -127,6 +128,46 @@ def test_the_distance_of_a_network_by_its_file(clipgen, run_folder, shared_data,
     assert 0.01 < figure["value"] < 10 and "SqueezeNet 1.1" in figure["how"]
 
 
+def test_pictures_too_small_for_a_network_are_named(clipgen, one_line, tiny, make_images, tmp_path):
+    make_images(tmp_path / "shards", width=8, height=8)
+    words = [f"shards={tmp_path / 'shards'}", "tokenizer.image_size=8", "tokenizer.train.gan_weight=0"]
+    made = clipgen("train", "stage=vqgan", f"out={tmp_path}", *tiny, *words, "tokenizer.train.steps=3")
+    assert made.status == 0, made.error
+    torch.save({f"features.{name}": tensor for name, tensor in vgg16_of_zeros()}, tmp_path / "vgg16.pth")
+    words = ["stage=vqgan", f"run={tmp_path}", f"perceptual_weights={tmp_path / 'vgg16.pth'}"]
+    line = one_line(clipgen("evaluate", *words))
+    assert "image_size=8, too small for perceptual=lpips, which takes 16 pixels or more; leave out" in line
+
+
+def vgg16_of_zeros():
+    """The convolutions of torchvision's VGG16."""
+    layers, wide = [64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512], 3
+    at = 0
+    for width in layers:
+        if width:
+            yield f"{at}.weight", torch.zeros(width, wide, 3, 3)
+            yield f"{at}.bias", torch.zeros(width)
+            wide = width
+        at += 2 if width else 1
+
+
+@pytest.mark.parametrize("stage", ["vqgan", "transformer"])
+def test_nothing_to_validate_on_is_said(clipgen, tiny, run_folder, tmp_path, stage):
+    inputs = [f"shards={run_folder / 'shards'}", f"latents={run_folder / 'latents'}", f"out={tmp_path}"]
+    if stage == "transformer":
+        inputs.append(f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}")
+    outcome = clipgen("train", f"stage={stage}", *tiny, *inputs, "trainer.val_samples=0")
+    assert outcome.status == 0, outcome.error
+    assert f"{stage}: nothing is validated, as trainer.val_samples=0; before its end, only Ctrl-C saves" in outcome.said
+    assert "val/loss" not in outcome.said
+    assert {path.name for path in (tmp_path / stage).glob("*.ckpt")} == {"last.ckpt"}
+
+
+def test_a_generator_without_pictures_to_evaluate_on(clipgen, one_line, run_folder):
+    words = [f"model={run_folder / 'model'}", f"shards={run_folder / 'shards'}", "val_samples=0", "device=cpu"]
+    assert "val_samples=0 leaves no picture" in one_line(clipgen("evaluate", *words))
+
+
 @pytest.mark.slow
 def test_rfid_by_a_local_file(clipgen, run_folder, tmp_path, monkeypatch):
     """The weights are random ones in the published layout: the file is read, and nothing else is."""
@@ -143,3 +184,20 @@ def test_rfid_by_a_local_file(clipgen, run_folder, tmp_path, monkeypatch):
     assert outcome.status == 0, outcome.error
     figure = json.loads((out / "vqgan.json").read_text())["figures"]["rfid"]
     assert figure["value"] > 0 and "299" in figure["how"] and "inception.pth" in figure["how"]
+
+
+def test_samples_of_a_file_of_prompts_are_scored_by_another_clip(clipgen, run_folder, tiny_clip_folder, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\na blue square\n", encoding="utf-8")
+    words = "evaluate", f"model={run_folder / 'model'}", f"prompts={prompts}", "n=2"
+    outcome = clipgen(*words)
+    assert outcome.status == 2 and "clip.model" in outcome.error
+    out = tmp_path / "scores.json"
+    outcome = clipgen(*words, f"clip.model=local-dir:{tiny_clip_folder}", f"out={out}")
+    assert outcome.status == 0, outcome.error
+    figures = json.loads(out.read_text())
+    own = "circular" in outcome.said  # the tiny run is conditioned by this very CLIP
+    name = "clip.circular" if own else "clip"
+    assert own and -1 <= figures[f"{name}.score"] <= 1 and figures[f"{name}.top_1.chance"] == 0.5
+    with Image.open(out.with_suffix(".png")) as picture:
+        assert picture.width > 60

@@ -1,4 +1,4 @@
-"""A checkpoint that taming published goes wherever one of ours goes."""
+"""A checkpoint that taming or HFAiLab published goes wherever one of ours goes."""
 
 import io
 import tarfile
@@ -10,6 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
+from clipgen.checkpoint import read_checkpoint
 from clipgen.cli.build import load_tokenizer
 from clipgen.data.manifest import Manifest
 from clipgen.pipeline import ClipGen
@@ -134,3 +135,64 @@ def test_a_yaml_that_does_not_match_stops_in_one_line(published, clipgen, one_li
     for verb in (["train", "stage=vqgan"], ["encode"]):
         assert "n_embed=1024, but the checkpoint has 48" in one_line(clipgen(*verb, *arguments))
     assert not (tmp_path / "out" / "vqgan").exists()
+
+
+GPT = [
+    "transformer.style=gpt2", "transformer.width=64", "transformer.depth=1", "transformer.heads=1",
+    "transformer.n_prefix=1", "transformer.cond_drop_prob=0", "transformer.centred=false", "transformer.dropout=0",
+    "transformer.train.min_level=1", "transformer.train.optimizer=adamw", "sampling.guidance_scale=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def gpt(published_gpt, tmp_path_factory) -> Path:
+    """A Transformer in HFAiLab's own layout, of the shape of the finished run. Not to be changed."""
+    path = tmp_path_factory.mktemp("hfai") / "gpt_coco.pt"
+    theirs = published_gpt(vocabulary=128, depth=1, width=64, length=64, embed_dim=16)
+    torch.save({"model": theirs.state_dict(), "epoch": 3}, path)
+    return path
+
+
+def test_the_published_transformer_goes_on_from_its_weights(clipgen, one_line, run_folder, tiny, gpt, tmp_path):
+    inputs = [f"latents={run_folder / 'latents'}", f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"]
+    words = ["stage=transformer", *tiny, *GPT, *inputs, f"out={tmp_path / 'out'}", "transformer.train.lr=1e-9"]
+    line = one_line(clipgen("train", *words, f"transformer.ckpt={gpt}", "transformer.depth=2"))
+    assert f"{gpt} has depth 1, but transformer.depth is 2; take transformer.depth=1" in line
+    assert not (tmp_path / "out" / "transformer").exists()
+
+    outcome = clipgen("train", *words, f"transformer.ckpt={gpt}")
+    assert outcome.status == 0, outcome.error
+    state = read_checkpoint(tmp_path / "out" / "transformer" / "last.ckpt", "transformer")["state_dict"]
+    wanted = torch.load(gpt, weights_only=True)["model"]
+    torch.testing.assert_close(state["transformer.head.weight"], wanted["head.weight"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        state["transformer.blocks.0.attention.qkv.bias"], wanted["blocks.0.encoder.self_attn.in_proj_bias"],
+        atol=1e-6, rtol=0,
+    )  # fmt: skip
+
+
+def test_the_published_transformer_is_exported_without_a_run(clipgen, one_line, run_folder, tiny, gpt, tmp_path):
+    clip = [word for word in tiny if word.startswith("clip.")]
+    words = [f"transformer.ckpt={gpt}", f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}", *clip]
+    outcome = clipgen("export", f"out={tmp_path}", "run=nowhere", *words, "sampling.guidance_scale=1")
+    assert outcome.status == 0, outcome.error
+    model = ClipGen.from_pretrained(tmp_path)
+    assert len(model.generate(["a red circle"], n=2, seed=0)) == 2
+    text = model.clip.encode_text(["a red circle"])
+    assert (model.statistics["text_mean"] == 0).all() and text.norm().item() == pytest.approx(1)
+
+
+def test_a_transformer_for_another_grid_or_with_a_pickled_object_is_one_line(
+    clipgen, one_line, published_gpt, run_folder, tiny, tmp_path
+):
+    inputs = [f"latents={run_folder / 'latents'}", f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"]
+    theirs = published_gpt(vocabulary=128, depth=1, width=64, length=16, embed_dim=16).state_dict()
+    for content, says in (
+        ({"model": theirs}, "has grid [4, 4], but the latents have [8, 8]"),
+        ({"model": theirs, "path": Path("a")}, "is not loaded"),
+        ({"model": {**theirs, "more": torch.zeros(1)}}, "has an unknown more"),
+    ):
+        torch.save(content, tmp_path / "gpt.pt")
+        words = ["stage=transformer", *tiny, *GPT, *inputs, f"transformer.ckpt={tmp_path / 'gpt.pt'}"]
+        assert says in one_line(clipgen("train", *words, f"out={tmp_path / 'out'}"))
+        assert not (tmp_path / "out" / "transformer").exists()

@@ -1,4 +1,4 @@
-"""Each preset of conf/tokenizer is whole: it builds the network that its name says, and passes the checks."""
+"""Each preset of conf/tokenizer and conf/model builds the network that its name says, and passes the checks."""
 
 from pathlib import Path
 
@@ -7,12 +7,15 @@ import torch
 from omegaconf import OmegaConf
 
 from clipgen.check import check
-from clipgen.cli.build import tokenizer_settings
+from clipgen.cli.build import tokenizer_settings, transformer_settings
 from clipgen.config import Config
 from clipgen.tokenizer.vqgan import VQGAN
+from clipgen.transformer.model import Transformer
 
 FOLDER = Path(__file__).resolve().parents[2] / "conf" / "tokenizer"
 PRESETS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "auto")
+RECIPES = {path.stem: [path.stem] for path in sorted((FOLDER.parent / "recipe").glob("*.yaml"))}
+RECIPES["robust"] = ["modern", "robust"]  # by its defaults
 
 
 def config(name: str) -> Config:
@@ -20,6 +23,17 @@ def config(name: str) -> Config:
     if OmegaConf.select(own, "tokenizer.train.perceptual") == "lpips":  # whose weights everyone has elsewhere
         own.tokenizer.train.perceptual_weights = "vgg16.pth"
     return OmegaConf.merge(OmegaConf.structured(Config), own)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_recipe_goes_with_every_preset(name, recipe):
+    own = [OmegaConf.load(FOLDER.parent / "recipe" / f"{each}.yaml") for each in RECIPES[recipe]]
+    for each in own:
+        each.pop("defaults", None)
+    merged = OmegaConf.merge(config(name), *({"tokenizer": each} for each in own))
+    merged.tokenizer.train.steps = 1000
+    check(merged)
 
 
 def network(name: str) -> VQGAN:
@@ -52,3 +66,24 @@ def test_cogview_s_preset_is_its_plain_vq_vae():
     assert [tuple(conv.weight.shape) for conv in model.encoder.down] == [(512, w, 4, 4) for w in (3, 512, 512)]
     assert model.quantizer.codes_are_averaged
     assert not any("norm" in name for name, _ in model.named_parameters())
+
+
+MODELS = FOLDER.parent / "model"
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),  # the paper's are those of the published networks
+    [
+        ("clipgen_tiny", 9), ("clipgen_small", 28), ("clipgen_base", 197), ("clipgen_large", 340), ("clipgen_xl", 750),
+        ("clip_gen_paper_medium", 336.7), ("clip_gen_paper_large", 751.3),
+    ],
+)  # fmt: skip
+def test_a_transformer_s_preset_has_the_size_it_says(name, millions):
+    own = OmegaConf.load(MODELS / f"{name}.yaml")
+    cfg = OmegaConf.merge(OmegaConf.structured(Config), own if "transformer" in own else {"transformer": own})
+    cfg.transformer.dropout = cfg.transformer.dropout or 0.0
+    check(cfg)
+    with torch.device("meta"):
+        model = Transformer(**transformer_settings(cfg.transformer, (16, 16), 16_384, 512))
+    found = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert found == pytest.approx(millions, abs=0.05 if "paper" in name else 0.5)

@@ -3,7 +3,7 @@
 from PIL import Image
 
 
-def test_a_generator_of_wide_pictures(clipgen, run_folder, tiny, tmp_path):
+def test_a_generator_of_wide_pictures(clipgen, one_line, run_folder, tiny, tmp_path):
     words = [*tiny, f"shards={run_folder / 'shards'}", f"out={tmp_path}", "tokenizer.image_size=[16,32]"]
     for verb in (["train", "stage=vqgan"], ["encode", "encode.crops=10"], ["train", "stage=transformer"]):
         outcome = clipgen(*verb, *words)
@@ -15,3 +15,5 @@ def test_a_generator_of_wide_pictures(clipgen, run_folder, tiny, tmp_path):
     made = sorted((tmp_path / "made").rglob("*.png"))
     assert made
     assert (32, 16) in {Image.open(path).size for path in made}
+    line = one_line(clipgen("evaluate", f"model={model}", "world=shapes", "device=cpu"))
+    assert "world=shapes is judged on squares" in line and "16×32" in line

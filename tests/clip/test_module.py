@@ -146,3 +146,12 @@ def test_weight_decay_spares_the_vectors(tiny_clip_architecture):
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0)
     assert len(decayed["params"]) + len(plain["params"]) == len(list(made.clip.parameters()))
     assert {parameter.ndim for parameter in plain["params"]} <= {0, 1}
+
+
+def test_a_fixed_logit_scale_stays_where_it_is(captioned_folder, tiny_clip_architecture, make_trainer):
+    made = module(tiny_clip_architecture, logit_scale=100)
+    before = made.clip.visual.state_dict()
+    before = {name: tensor.clone() for name, tensor in before.items()}
+    make_trainer().fit(made, data(captioned_folder))
+    assert made.clip.logit_scale.exp().item() == pytest.approx(100)
+    assert any(not torch.equal(before[name], tensor) for name, tensor in made.clip.visual.state_dict().items())

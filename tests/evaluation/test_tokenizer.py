@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from clipgen.data.transforms import to_model_range, to_uint8
-from clipgen.evaluation.tokenizer import psnr, reconstruct, reconstruction
+from clipgen.evaluation.fidelity import reconstruction
+from clipgen.evaluation.tokenizer import reconstruct
+from clipgen.tokenizer.loss import psnr
 from clipgen.tokenizer.vqgan import VQGAN
 
 

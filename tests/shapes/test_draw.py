@@ -17,6 +17,7 @@ from clipgen.shapes.draw import (
     draw,
     held_out,
     mask,
+    partial_caption,
     scenes,
     world,
 )
@@ -113,3 +114,22 @@ def test_a_caption_says_what_the_picture_shows_and_not_where():
         assert sizes <= {scene.size}
         n_sized += len(sizes)
     assert 0.6 < n_sized / 500 < 0.8
+
+
+def test_a_partial_caption_leaves_each_thing_out_at_the_given_rate_and_says_nothing_false():
+    rng = np.random.default_rng(0)
+    drawn = scenes(4000, 3)
+    named = {name: 0 for name in ("shape", "colour", "background", "size")}
+    for scene in drawn:
+        text = partial_caption(scene, rng, 0.5)
+        assert "{" not in text and not text.endswith(",")
+        words = text.replace(",", "").split()
+        said = {word for word in words if word in COLOURS}
+        assert said <= {scene.colour, scene.background}
+        assert {word for word in words if word in SHAPES} <= {scene.shape}
+        assert {size for size, known in SIZE_WORDS.items() if set(known) & set(words)} <= {scene.size}
+        named["shape"] += scene.shape in words
+        named["size"] += bool(set(SIZE_WORDS[scene.size]) & set(words))
+        named["colour"] += scene.colour in words
+        named["background"] += scene.background in words
+    assert all(0.45 < count / len(drawn) < 0.55 for count in named.values()), named

@@ -175,6 +175,21 @@ def test_without_a_gan_there_is_no_discriminator(image_folder, make_trainer):
         assert trained.batches == 2
 
 
+def test_gumbel_s_temperature_falls_from_the_first_to_the_last(image_folder, make_trainer):
+    temperatures, steps = [], 4
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+            temperatures.append(module.vqgan.quantizer.temperature)
+
+    model = VQGANModule(
+        VQGAN(**ARCHITECTURE | KINDS["gumbel"]), steps, lr=1e-3, gan_weight=0.0, continuous_steps=0,
+        gumbel_temperature=[0.8, 0.05],
+    )  # fmt: skip
+    make_trainer(Look(), limit_val_batches=0).fit(model, datamodule=data(image_folder, steps))
+    assert temperatures == pytest.approx([0.8, 0.4, 0.2, 0.1])
+
+
 KINDS = {
     "moving average": dict(quantizer="moving_average", decay=0.9),
     "gumbel": dict(quantizer="gumbel"),

@@ -86,7 +86,7 @@ def test_attention_is_torchs_whichever_kernel_runs(monkeypatch, new, all_, plain
 
 def test_the_prefix_does_not_turn():
     cos_TK, sin_TK = rotary_2d(3, 4, 16, n_prefix=5, base=100.0)
-    assert cos_TK.shape == sin_TK.shape == (5 + L - 1, 16)
+    assert cos_TK.shape == sin_TK.shape == (5 + L, 16)
     x = heads(5, 1).repeat(1, 1, 1, 2)
     assert torch.equal(rotate(x, cos_TK[:5], sin_TK[:5]), x)
     assert (sin_TK[5:].abs().amax(-1) > 0.1).all()
@@ -96,16 +96,16 @@ def test_attention_between_image_tokens_depends_on_where_they_are_to_each_other(
     h, w = 5, 6
     cos_TK, sin_TK = rotary_2d(h, w, 16, n_prefix=0, base=100.0)
     q_K, k_K = torch.randn(16), torch.randn(16)
-    turned_q, turned_k = rotate(q_K.expand(29, 16), cos_TK, sin_TK), rotate(k_K.expand(29, 16), cos_TK, sin_TK)
+    turned_q, turned_k = rotate(q_K.expand(30, 16), cos_TK, sin_TK), rotate(k_K.expand(30, 16), cos_TK, sin_TK)
     scores = turned_q @ turned_k.T
     found: dict[tuple[int, int], float] = {}
-    for i in range(h * w - 1):
-        for j in range(h * w - 1):
+    for i in range(h * w):
+        for j in range(h * w):
             apart = i // w - j // w, i % w - j % w
             assert found.setdefault(apart, scores[i, j].item()) == pytest.approx(scores[i, j].item(), abs=1e-4)
     assert abs(found[0, 1] - found[1, 0]) > 1e-3  # a row is not a column
     assert abs(found[0, 1] - found[0, -1]) > 1e-3
-    torch.testing.assert_close(turned_q.norm(dim=-1), q_K.norm().expand(29))
+    torch.testing.assert_close(turned_q.norm(dim=-1), q_K.norm().expand(30))
 
 
 def test_a_head_that_cannot_turn_in_two_dimensions_is_refused():

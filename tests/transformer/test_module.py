@@ -6,10 +6,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from clipgen.callbacks.ema import EMA
 from clipgen.checkpoint import read_checkpoint, submodule
 from clipgen.data.module import LatentData
+from clipgen.transformer.loss import Reconstruction
 from clipgen.transformer.model import Transformer
-from clipgen.transformer.module import TransformerModule, parameter_groups
+from clipgen.transformer.module import TransformerModule
+from clipgen.transformer.optim import parameter_groups
 
 STEPS = 40
 ARCHITECTURE = dict(
@@ -17,10 +20,11 @@ ARCHITECTURE = dict(
 )
 
 
-def module(**changes) -> TransformerModule:
+def module(architecture: dict | None = None, **changes) -> TransformerModule:
     torch.manual_seed(0)
-    settings = {"steps": STEPS, "warmup": 2, "settings": {"transformer": ARCHITECTURE}}
-    return TransformerModule(Transformer(**ARCHITECTURE), torch.full((4,), 0.1), **settings | changes)
+    architecture = ARCHITECTURE | (architecture or {})
+    settings = {"steps": STEPS, "warmup": 2, "settings": {"transformer": architecture}}
+    return TransformerModule(Transformer(**architecture), torch.full((4,), 0.1), **settings | changes)
 
 
 def data(folder) -> LatentData:
@@ -36,6 +40,13 @@ class Losses(pl.Callback):
 
     def on_validation_end(self, trainer, module) -> None:
         self.val.append(trainer.callback_metrics["val/loss"].item())
+
+
+class Kept(pl.Callback):
+    """The gradients of the last batch, by name."""
+
+    def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
+        self.gradients = {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +83,82 @@ def test_a_resumed_training_ends_bit_for_bit_as_an_unbroken_one(
     trainer = make_trainer(seen, save_at(tmp_path, {STEPS}), val_check_interval=10)
     trainer.fit(continued, datamodule=data(latent_folder), ckpt_path=folder / f"{at}.ckpt", weights_only=True)
     assert seen.train == losses.train[at:]
-    wanted = read_checkpoint(folder / f"{STEPS}.ckpt", "transformer")
-    found = read_checkpoint(tmp_path / f"{STEPS}.ckpt", "transformer")
+    same_checkpoints(folder / f"{STEPS}.ckpt", tmp_path / f"{STEPS}.ckpt", 2)
+
+
+def same_checkpoints(wanted, found, optimizers: int) -> None:
+    wanted, found = read_checkpoint(wanted, "transformer"), read_checkpoint(found, "transformer")
     torch.testing.assert_close(found["state_dict"], wanted["state_dict"], rtol=0, atol=0)
-    assert len(found["optimizer_states"]) == 2
+    torch.testing.assert_close(found.get("ema"), wanted.get("ema"), rtol=0, atol=0)
+    assert len(found["optimizer_states"]) == optimizers
     for made, expected in zip(found["optimizer_states"], wanted["optimizer_states"], strict=True):
         assert made["state"]
         torch.testing.assert_close(made["state"], expected["state"], rtol=0, atol=0)
+
+
+EVERYTHING = dict(accumulate=2, optimizer="adamw", schedule="cosine", rar=True, aux_weight=0.1, z_loss=1e-4, lr=1e-3)
+
+
+@pytest.mark.parametrize("gft", [False, True])
+def test_so_it_does_with_every_switch_on(latent_folder, tmp_path, make_trainer, save_at, gft):
+    def fit(folder, ckpt_path=None):
+        trained = module({"gft": gft}, steps=12, **EVERYTHING)
+        trainer = make_trainer(EMA("transformer", 0.9), save_at(folder, {7, 12}), limit_val_batches=0)
+        loader = LatentData(latent_folder, batch_size=8, steps=12, seed=1)
+        trainer.fit(trained, datamodule=loader, ckpt_path=ckpt_path, weights_only=True)
+
+    fit(tmp_path / "whole")  # at batch 7 between the anneal's ends
+    torch.manual_seed(9)
+    fit(tmp_path / "continued", tmp_path / "whole" / "7.ckpt")
+    same_checkpoints(tmp_path / "whole" / "12.ckpt", tmp_path / "continued" / "12.ckpt", 1)
+    checkpoint = read_checkpoint(tmp_path / "whole" / "12.ckpt", "transformer")
+    averaged, live = submodule(checkpoint, "transformer"), checkpoint["state_dict"]
+    assert not torch.equal(averaged["head.weight"], live["transformer.head.weight"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "switches"),
+    [
+        ({}, {"accumulate": 2}),
+        ({}, {"accumulate": 4, "rar": True, "aux_weight": 0.2}),
+        ({"gft": True}, {"accumulate": 2}),
+        ({}, {"accumulate": 1, "checkpointing": True}),
+    ],
+)
+def test_a_batch_in_parts_or_with_recomputed_blocks_trains_the_same(latent_folder, make_trainer, settings, switches):
+    """Of the gradients, as optimizers enlarge rounding; without dropout, whose masks are drawn for each part."""
+    settings, switches = settings | {"dropout": 0.0}, dict(switches)
+    checkpointing, gradients = switches.pop("checkpointing", False), []
+    for changes in (switches | {"accumulate": 1}, switches):
+        trained, kept = module(settings, clip_norm=0.0, **changes), Kept()
+        torch.nn.init.normal_(trained.transformer.head.weight, std=0.2)
+        trained.transformer.checkpointing = checkpointing and bool(gradients)
+        make_trainer(kept, limit_train_batches=1, limit_val_batches=0).fit(trained, datamodule=data(latent_folder))
+        gradients.append(kept.gradients)
+    assert gradients[0]["transformer.blocks.0.attention.qkv.weight"].abs().max() > 1e-4
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_the_rate_rises_over_the_warm_up_and_ends_low(latent_folder, make_trainer, optimizer, schedule):
+    rates = []
+
+    class Rates(pl.Callback):
+        def on_train_batch_end(self, trainer, *_) -> None:
+            rates.append([group["lr"] for each in trainer.optimizers for group in each.param_groups])
+
+    trained = module(optimizer=optimizer, schedule=schedule, warmup=4, lr=0.1, muon_lr=0.2, lr_final=0.1)
+    make_trainer(Rates(), limit_val_batches=0).fit(trained, datamodule=data(latent_folder))
+    of_adamw = [each[0] for each in rates]
+    assert of_adamw[:4] == pytest.approx([0.025, 0.05, 0.075, 0.1])
+    assert of_adamw == [of_adamw[i] for i in range(4)] + sorted(of_adamw[4:], reverse=True)
+    assert of_adamw[-1] == pytest.approx(0.01, abs=0.003)
+    half = of_adamw[22]  # half of the way down
+    assert half == pytest.approx(0.055, abs=1e-6)
+    assert of_adamw[10] == pytest.approx(0.085 if schedule == "linear" else 0.0946, abs=0.002)
+    if optimizer == "muon":
+        assert [each[-1] for each in rates] == pytest.approx([2 * rate for rate in of_adamw])
 
 
 def test_another_seed_is_another_training(unbroken, latent_folder, make_trainer):
@@ -104,9 +184,12 @@ def test_validation_has_no_noise_of_its_own(unbroken, latent_folder):
     loader.setup("fit")
     batch = loader.val_batches.plain(range(5))
     trained.eval()
-    values = {trained.cross_entropy(batch, torch.ones(5)).item() for _ in range(3)}
-    assert len(values) == 1
-    assert values.pop() == pytest.approx(losses.val[-1], rel=1e-5)
+    values = []
+    trained.log = lambda name, value, **_: values.append(value.item())
+    for _ in range(3):
+        trained.validation_step(batch, 0)
+    assert len(set(values)) == 1
+    assert values[0] == pytest.approx(losses.val[-1], rel=1e-5)
 
 
 def test_the_groups_hold_each_parameter_once():
@@ -127,7 +210,100 @@ def test_muon_gets_the_matrices_of_the_blocks_and_nothing_else():
     assert {"embed.weight", "place_LD", "conditioner.null_PD", "conditioner.level.bias", "norm.weight"} < plain
 
 
+def test_adamw_alone_has_every_parameter_once_and_decays_the_matrices():
+    trained = module(optimizer="adamw", weight_decay=0.3, aux_weight=0.1)
+    (adamw,) = trained.configure_optimizers()
+    decayed, plain = ({id(p) for p in group["params"]} for group in adamw.param_groups)
+    assert not decayed & plain and decayed | plain == {id(p) for p in trained.parameters()}
+    for name, parameter in trained.named_parameters():
+        spared = parameter.ndim < 2 or any(part in name for part in ("embed", "place", "null"))
+        assert (id(parameter) in plain) == spared, name
+
+
 def test_weight_decay_spares_embeddings_and_vectors():
     adamw, muon = module(weight_decay=0.3).configure_optimizers()
     assert [group["weight_decay"] for group in adamw.param_groups] == [0.3, 0.0]
     assert [group["weight_decay"] for group in muon.param_groups] == [0.3]
+
+
+def test_the_auxiliary_head_learns_the_embedding_and_teaches_the_blocks(latent_folder, make_trainer):
+    told = []
+
+    class Told(pl.Callback):
+        def on_train_batch_end(self, trainer, *_) -> None:
+            told.append(trainer.callback_metrics["train/aux"].item())
+
+    trained, gradients = module(aux_weight=0.5), {}
+    make_trainer(Told(), limit_val_batches=0).fit(trained, datamodule=data(latent_folder))
+    assert sum(told[-5:]) < 0.5 * sum(told[:5])
+    assert not any(name.startswith("aux") for name in trained.transformer.state_dict())
+
+    for weight in (0.0, 0.5):  # at the first batch the head of zeros gives the blocks no gradient of its own
+        kept, one = Kept(), module(aux_weight=weight, clip_norm=0.0)
+        make_trainer(kept, limit_train_batches=1, limit_val_batches=0).fit(one, datamodule=data(latent_folder))
+        gradients[weight] = kept.gradients["transformer.blocks.0.mlp.up.weight"].abs().max()
+    assert gradients[0.0] == 0 < gradients[0.5]
+
+
+def test_the_reconstruction_runs_every_so_often_on_a_share_and_teaches_the_logits(latent_folder, make_trainer):
+    asked: list[int] = []
+    codes_VE = torch.randn(128, 4, generator=torch.Generator().manual_seed(0))
+
+    def embed(p_RLV: torch.Tensor) -> torch.Tensor:
+        asked.append(len(p_RLV))
+        return torch.nn.functional.normalize((p_RLV @ codes_VE).mean(1), dim=-1)
+
+    heads = []
+    for reconstruction in (None, Reconstruction(embed, 3.0, every=3, share=0.25)):
+        trained = module(reconstruction=reconstruction)
+        make_trainer(limit_train_batches=7, limit_val_batches=0).fit(trained, datamodule=data(latent_folder))
+        heads.append(trained.transformer.head.weight.detach().clone())
+    assert asked == [2, 2, 2]  # batches 0, 3 and 6, a quarter of 8 rows
+    assert not torch.allclose(*heads)
+
+
+def test_guidance_free_training_asks_the_mean_of_the_two_for_the_tokens(latent_folder):
+    """beta·conditional + (1 - beta)·null, the null without a gradient; a row without a condition has beta 1."""
+    trained = module({"gft": True, "dropout": 0.0, "cond_drop_prob": 0.5})
+    torch.nn.init.normal_(trained.transformer.head.weight, std=0.3)
+    loader = data(latent_folder)
+    loader.setup("fit")
+    drawn = trained.draw(loader.train_batches.plain(range(16)))
+    dropped_B, beta_B = drawn["dropped_B"], drawn["beta_B"]
+    assert 0 < dropped_B.sum() < 16 and (beta_B[dropped_B] == 1).all() and (beta_B[~dropped_B] < 1).all()
+    network, inputs = trained.transformer.train(), (drawn["tokens_BL"], drawn["condition_BE"], drawn["level_B"])
+    loss, _ = trained.losses(**drawn)
+    found = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
+    conditional = network.outputs(*inputs, beta_B=beta_B, dropped_B=dropped_B)[1]
+    null = network.outputs(*inputs, dropped_B=torch.ones(16, dtype=torch.bool))[1].detach()
+    mixed = beta_B[:, None, None] * conditional + (1 - beta_B[:, None, None]) * null
+    wanted_loss = torch.nn.functional.cross_entropy(mixed.flatten(0, 1), drawn["tokens_BL"].flatten())
+    wanted = torch.autograd.grad(wanted_loss, list(network.parameters()), allow_unused=True)
+    torch.testing.assert_close(loss, wanted_loss)
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_model_with_gft_is_told_beta_and_others_have_no_weight_for_it():
+    torch.manual_seed(0)
+    network = Transformer(**ARCHITECTURE, gft=True).eval()
+    condition_BE, level_B = torch.randn(2, 4), torch.ones(2)
+    plain = network.conditioner(condition_BE, level_B)
+    assert torch.equal(plain, network.conditioner(condition_BE, level_B, torch.ones(2)))
+    assert not torch.allclose(plain, network.conditioner(condition_BE, level_B, torch.full((2,), 0.4)))
+    assert Transformer(**ARCHITECTURE).conditioner.beta is None
+
+
+@pytest.mark.parametrize(("any_order", "shares"), [(False, [1.0, 0.5, 0.0]), (True, [1.0, 0.75, 0.5])])
+def test_random_orders_are_annealed_by_batches(latent_folder, any_order, shares):
+    trained = module({"any_order": any_order}, rar=True, steps=400)
+    loader = data(latent_folder)
+    loader.setup("fit")
+    batch = {
+        name: value.repeat(40, *[1] * (value.ndim - 1)) for name, value in loader.train_batches.plain(range(25)).items()
+    }
+    for batches, share in zip((0, 250, 399), shares, strict=True):
+        trained.batches = batches
+        order_BL = trained.draw(batch).get("order_BL", torch.arange(6).expand(1000, -1))
+        random = (order_BL != torch.arange(6)).any(1).float().mean().item()
+        assert random == pytest.approx(share, abs=0.06)

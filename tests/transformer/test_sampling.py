@@ -144,7 +144,7 @@ def test_greedy_sampling_takes_the_best_of_the_guided_logits(greedy):
     tokens_BL = generate(network, CONDITIONS, LEVELS, [1, 2, 3], 2.0, **greedy).flatten(1)
     conditional = network(tokens_BL, CONDITIONS, LEVELS)
     own_null = network.conditioner.null
-    network.conditioner.forward = lambda condition_BE, level_B: own_null(len(condition_BE))
+    network.conditioner.forward = lambda condition_BE, level_B, *_: own_null(len(condition_BE))
     null = network(tokens_BL, CONDITIONS, LEVELS)
     assert torch.equal(guide(conditional, null, 2.0).argmax(-1), tokens_BL)
 
@@ -188,7 +188,7 @@ class Recorded(Transformer):
 
     def step(self, x_BSD, cache, order_BL=None):
         self.asked.append((x_BSD.shape, order_BL))
-        return super().step(x_BSD, cache)
+        return super().step(x_BSD, cache, order_BL)
 
 
 def test_a_model_of_any_order_is_shown_every_known_token_first():
@@ -202,6 +202,10 @@ def test_a_model_of_any_order_is_shown_every_known_token_first():
     assert [shape[1] for shape, _ in network.asked] == [network.n_prefix + 9, 1, 1]
     for _, order_BL in network.asked:
         assert order_BL.tolist() == [[0, 1, 3, 4, 5, 6, 9, 10, 11, 2, 7, 8]] * 6
+    made = generate(network, CONDITIONS, LEVELS, [7, 8, 9], top_k=1, given=Given(token_L, known_L)).flatten(1)
+    order_BL = order_BL[:3]
+    best_BL = network(made, CONDITIONS, LEVELS, order_BL).argmax(-1)
+    assert torch.equal(best_BL[:, 9:], made.gather(1, order_BL)[:, 9:])
 
 
 def test_guidance_in_one_pass_is_told_to_the_model(monkeypatch):
@@ -228,7 +232,7 @@ def test_preference_is_what_two_uncached_passes_say():
         return -F.cross_entropy(network(token_BL, CONDITIONS, LEVELS).mT, token_BL, reduction="none").sum(1)
 
     conditional, own_null = log_p(), network.conditioner.null
-    network.conditioner.forward = lambda condition_BE, level_B: own_null(len(condition_BE))
+    network.conditioner.forward = lambda condition_BE, *_: own_null(len(condition_BE))
     torch.testing.assert_close(made.preference_B, conditional - log_p(), atol=1e-4, rtol=0)
     assert made.preference_B.abs().min() > 0.01
 

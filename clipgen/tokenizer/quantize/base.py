@@ -24,10 +24,12 @@ class Quantizer(nn.Module, ABC):
 
     `codes_are_drawn` says whether `start_from` and `restart_dead` mean something for the kind, `codes_are_averaged`
     whether it wants `learn` after each batch. `drawn_K` says which codes are new since the last `count`, if any.
+    `remedy` names what settings of the kind help where few of its codes are in use.
     """
 
     codes_are_drawn = False
     codes_are_averaged = False
+    remedy = "a smaller tokenizer.codebook_size"
 
     def __init__(self, channels: int, codebook_size: int, code_dim: int):
         super().__init__()
@@ -66,6 +68,10 @@ class Quantizer(nn.Module, ABC):
     def lookup(self, tokens_Bhw: Tensor) -> Tensor:
         """The decoder's input for given tokens, (B, C, h, w)."""
         return self.project_out(self.codes_KD[tokens_Bhw].permute(0, 3, 1, 2))
+
+    def blend(self, p_BhwK: Tensor) -> Tensor:
+        """The decoder's input for the mean code at each place, (B, C, h, w), with gradients to `p_BhwK`."""
+        return self.project_out((p_BhwK.float() @ self.codes_KD).permute(0, 3, 1, 2))
 
     @torch.no_grad()
     def count(self, counts_K: Tensor) -> None:

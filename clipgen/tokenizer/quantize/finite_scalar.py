@@ -14,6 +14,8 @@ from clipgen.tokenizer.quantize.base import Quantizer
 class FiniteScalar(Quantizer):
     """vector-quantize-pytorch's FSQ. `levels` are those of each dimension; their product is the codebook's size."""
 
+    remedy = "fewer tokenizer.levels, or smaller ones"
+
     def __init__(self, channels: int, levels: Sequence[int]):
         from vector_quantize_pytorch import FSQ  # takes a second to import
 

@@ -17,6 +17,11 @@ class Gumbel(Quantizer):
     The loss is `kl_weight` times the divergence of the code distribution from the uniform one.
     """
 
+    remedy = (
+        "a larger tokenizer.kl_weight, a larger second number of tokenizer.train.gumbel_temperature, a smaller "
+        "tokenizer.codebook_size, or tokenizer.quantizer=nearest, whose codes are restarted"
+    )
+
     def __init__(self, channels: int, codebook_size: int, code_dim: int, kl_weight: float = 5e-4):
         super().__init__(channels, codebook_size, code_dim)
         self.kl_weight = kl_weight

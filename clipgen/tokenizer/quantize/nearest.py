@@ -20,6 +20,10 @@ class NearestCode(Quantizer):
     """
 
     codes_are_drawn = True
+    remedy = (
+        "tokenizer.train.restart_dead=true, tokenizer.train.continuous_steps=100, tokenizer.unit_codes=true with "
+        "tokenizer.code_dim=8, or a smaller tokenizer.codebook_size"
+    )
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ class SimVQ(NearestCode):
     """`NearestCode` of the codes that a learned matrix makes of fixed ones."""
 
     codes_are_drawn = False
+    remedy = "a smaller tokenizer.codebook_size, or tokenizer.quantizer=nearest, whose codes are restarted"
 
     def __init__(self, channels: int, codebook_size: int, code_dim: int, commitment: float = 0.25):
         super().__init__(channels, codebook_size, code_dim, commitment, unit_codes=False)

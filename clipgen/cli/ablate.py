@@ -1,0 +1,187 @@
+"""What a sweep over ways of training stage 2 ends with: each way judged on the demo world, one factor at a time.
+
+A Hydra callback, so that the sweep is one command: `clipgen train -m experiment=ablate_gap` makes the data that it
+needs, trains what is missing, and judges. A verdict is kept as soon as it is there.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from clipgen.errors import UserError
+
+JUDGED = "judged.json"  # in a job's folder: how it was asked → the judge's metrics
+EACH = {"development": 2, "test": 4}  # images of a prompt
+SHOWN = 6  # prompts in the picture
+RESULTS = Path("docs/results")  # of a clone; elsewhere the results stay in the sweep's folder
+
+
+class Ablation(Callback):
+    """`name` is that of the results; `first` are commands that make the data, each a list of words."""
+
+    def __init__(
+        self,
+        name: str,
+        bridges: Sequence[str],
+        fidelities: Sequence[float],
+        guidance_scales: Sequence[float],
+        first: Sequence[Sequence[str]] = (),
+        default: str = "default",
+    ):
+        self.name, self.default, self.first = name, default, [list(words) for words in first]
+        self.choices = {
+            "bridges": list(bridges), "fidelities": list(fidelities), "guidance_scales": list(guidance_scales)
+        }  # fmt: skip
+
+    def on_multirun_start(self, config: DictConfig, **_) -> None:
+        from clipgen.cli.main import reported
+
+        with reported():
+            if not (Path(config.latents) / "manifest.json").is_file():
+                for words in self.first:
+                    print(f"first: clipgen {' '.join(words)}", flush=True)
+                    done = subprocess.run([sys.executable, "-m", "clipgen.cli.main", *words])
+                    if done.returncode:
+                        raise SystemExit(done.returncode)
+
+    def on_multirun_end(self, config: DictConfig, **_) -> None:
+        from clipgen.cli.main import reported
+
+        with reported():
+            self.judge_all(config, Path(config.hydra.sweep.dir))
+
+    def judge_all(self, config: DictConfig, sweep: Path) -> None:
+        from clipgen.cli.machine import describe, pick_device
+        from clipgen.config import complete
+        from clipgen.data.atomic import replacing, write_json
+        from clipgen.evaluation.ablation import Ablation as Rows
+        from clipgen.evaluation.ablation import as_json, table
+
+        plain = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        verdicts = Verdicts(complete(plain), found_jobs(sweep))
+        variants = sorted(verdicts.variants, key=lambda variant: (variant != self.default, variant))
+        if variants[:1] != [self.default]:
+            raise UserError(f"{sweep} has no finished job of {self.default}, which the others are compared with")
+        rows = Rows(verdicts.judge, variants, verdicts.seeds, **self.choices).rows()
+        about = describe(pick_device(config.trainer.device))
+        kept = ("commit", "threads", "python", "versions")
+        content = {
+            "command": f"clipgen train -m experiment={self.name}", "hardware": about["device"],
+            "date": about["started"][:10], **{key: about[key] for key in kept}, "seeds": verdicts.seeds,
+            "steps": config.transformer.train.steps, "sampling": OmegaConf.to_container(config.sampling),
+            "images_of_a_prompt": EACH, "copies": verdicts.copies(rows["default"].asked), "rows": as_json(rows),
+        }  # fmt: skip
+        folder = RESULTS if RESULTS.is_dir() else sweep
+        write_json(folder / f"{self.name}.json", content)
+        with replacing(folder.parent / f"{self.name}.png" if folder == RESULTS else sweep / f"{self.name}.png") as path:
+            verdicts.picture(rows).save(path, format="PNG", optimize=True)
+        print(table(rows))
+        print(f"the figures are in {folder / self.name}.json")
+
+
+def found_jobs(sweep: Path) -> dict[tuple[str, int], Path]:
+    """(variant, seed) → folder of each finished job: a variant is the last word of `recipe=gap/NAME`."""
+    jobs = {}
+    for path in sorted(sweep.glob("*/transformer/stage.json")):
+        swept = dict(word.partition("=")[::2] for word in path.parents[1].name.split(","))
+        if json.loads(path.read_text(encoding="utf-8"))["status"] == "done" and "recipe" in swept:
+            jobs[swept["recipe"].removeprefix("gap_"), int(swept.get("seed", 0))] = path.parents[1]
+    return jobs
+
+
+class Verdicts:
+    """The judge's metrics of any job asked in any way; each is made once and kept in the job's folder."""
+
+    def __init__(self, cfg, jobs: dict[tuple[str, int], Path]):
+        self.cfg, self.jobs = cfg, jobs
+        self.variants = sorted({variant for variant, _ in jobs})
+        every = [{seed for each, seed in jobs if each == variant} for variant in self.variants]
+        self.seeds = sorted(set.intersection(*every)) if every else []
+        self.pipeline = cache(self._pipeline)
+
+    def judge(self, variant: str, seed: int, asked, split: str) -> dict[str, float]:
+        from clipgen.data.atomic import write_json
+
+        kept = self.jobs[variant, seed] / JUDGED
+        known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+        key = f"{split} {json.dumps(asdict(asked), sort_keys=True)} {self._weights(variant, seed)}"
+        if key not in known:
+            known[key] = self._judged(variant, seed, asked, split).metrics
+            write_json(kept, known)
+        return known[key]
+
+    def _weights(self, variant: str, seed: int) -> str:
+        from clipgen.cli.stages import transformer_checkpoint
+
+        seen = transformer_checkpoint(self.jobs[variant, seed] / "transformer").stat()
+        return f"{seen.st_size} {seen.st_mtime_ns}"
+
+    def _judged(self, variant: str, seed: int, asked, split: str):
+        from clipgen.evaluation.world import judge_by_pictures, judge_generator
+        from clipgen.shapes.prompts import development_prompts, test_prompts
+
+        prompts = {"test": test_prompts, "development": development_prompts}[split]()
+        how = {"fidelity": asked.fidelity, "guidance_scale": asked.guidance_scale}
+        if asked.by == "image":
+            return judge_by_pictures(self.pipeline(variant, seed), prompts, EACH[split], seed, **how)
+        return judge_generator(self.pipeline(variant, seed), prompts, EACH[split], seed, bridge=asked.bridge, **how)
+
+    def _pipeline(self, variant: str, seed: int):
+        from clipgen.cli import stages
+
+        transformer = stages.transformer_checkpoint(self.jobs[variant, seed] / "transformer")
+        return stages.assemble(self.cfg, stages.tokenizer_path(self.cfg), transformer, Path(self.cfg.latents))
+
+    def copies(self, asked) -> dict[str, float]:
+        """Mean distance to the nearest training picture, in levels: of samples, and of fresh pictures of the world."""
+        import numpy as np
+
+        from clipgen.data.module import ImageData
+        from clipgen.evaluation.nearest import nearest
+        from clipgen.shapes.draw import draw, scenes
+
+        variant, seed = self.variants[self.variants.index("default")], self.seeds[0]
+        samples = [np.asarray(image) for image in self._judged(variant, seed, asked, "development").images]
+        size = samples[0].shape[0]
+        fresh = [draw(scene, size) for scene in scenes(len(samples), 20_261_123)]
+        data = ImageData(self.cfg.shards, size, 256, 1)
+        data.setup("fit")
+        distances = {}
+        for name, pictures in (("samples", samples), ("fresh", fresh)):
+            n = data.n_train
+            training = (data.train_batches.plain(range(i, min(i + 1000, n))) for i in range(0, n, 1000))
+            levels = nearest(np.stack(pictures), training)[1]
+            distances |= {name: round(float(levels.mean()), 2), f"{name}_least": round(float(levels.min()), 2)}
+        return distances
+
+    def picture(self, rows):
+        """The same prompts and seeds: a row of pictures for each bridge, and by image."""
+        import numpy as np
+
+        from clipgen.picture import image_grid
+        from clipgen.shapes.prompts import test_prompts
+
+        chosen = test_prompts()[:: len(test_prompts()) // SHOWN][:SHOWN]
+        names = [name for name in rows if name == "image" or name.startswith("bridge=")]
+        images, labels = [], []
+        for name in names:
+            made = self._shown(rows[name], chosen)
+            images += [np.asarray(image) for image in made]
+            labels.append(name)
+        return image_grid(images, 2 * len(chosen), labels)
+
+    def _shown(self, row, prompts):
+        from clipgen.evaluation.world import judge_by_pictures, judge_generator
+
+        pipeline, asked, n = self.pipeline(row.variant, self.seeds[0]), row.asked, 2
+        how = {"fidelity": asked.fidelity, "guidance_scale": asked.guidance_scale}
+        if asked.by == "image":
+            return judge_by_pictures(pipeline, prompts, n, self.seeds[0], **how).images
+        return judge_generator(pipeline, prompts, n, self.seeds[0], bridge=asked.bridge, **how).images
