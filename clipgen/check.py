@@ -34,12 +34,14 @@ FRACTIONS = (
     "transformer.dropout", "transformer.cond_drop_prob",
     "transformer.train.min_level", "transformer.train.label_smoothing", "transformer.train.ema",
     "transformer.train.lr_final", "transformer.train.recon.share", "sampling.fidelity", "sampling.top_p",
+    "sampling.min_p",
 )  # fmt: skip
 CHOICES = {
     "encode.crops": (1, 2, 10), "encode.precision": ("auto", "fp32", "bf16"),
     "tokenizer.network": ("resnet", "plain"),
     "tokenizer.quantizer": ("nearest", "moving_average", "simvq", "gumbel", "fsq"),
     "tokenizer.train.pixel_loss": ("l1", "l2"), "tokenizer.train.gan_norm": ("group", "batch"),
+    "sampling.guidance_schedule": ("constant", "power_cosine"), "sampling.precision": ("fp32", "bf16"),
     "tokenizer.train.perceptual": ("clip", "lpips", "squeezenet", "none"),
     "trainer.strategy": ("ddp", "fsdp"), "transformer.style": ("modern", "gpt2"),
     "transformer.train.optimizer": ("muon", "adamw"), "transformer.train.schedule": ("linear", "cosine"),
@@ -80,11 +82,6 @@ def check(cfg: Config) -> None:
             raise UserError(f"{key}={value} is unknown; take {', '.join(map(str, choices[:-1]))} or {choices[-1]}")
     _check_bridge(cfg)
     t, m = cfg.tokenizer, cfg.transformer
-    if not m.cond_drop_prob and cfg.sampling.guidance_scale != 1:
-        raise UserError(
-            f"sampling.guidance_scale={cfg.sampling.guidance_scale} needs a model that has seen no condition at times, "
-            "but transformer.cond_drop_prob=0; take sampling.guidance_scale=1"
-        )
     _check_size("prep.size", cfg.prep.size, 1)
     _check_size("tokenizer.image_size", t.image_size, 8)
     _check_image_size(t)

@@ -168,11 +168,14 @@ class Executor(executor.Executor):
 @dataclass
 class Sampling:
     guidance_scale: float = 3.0
+    guidance_schedule: str = "constant"
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     fidelity: float = 0.9
     bridge: str = "mean"
+    precision: str = "fp32"
     batch_size: int = 256
 
 
@@ -227,11 +230,14 @@ class Generate:
     n: int = 4
     seed: int = 0
     guidance_scale: float | None = None
+    guidance_schedule: str | None = None
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
     fidelity: float | None = None
     bridge: str | None = None
+    precision: str | None = None
     batch_size: int | None = None
     device: str = "auto"
 
@@ -242,6 +248,10 @@ class SampleConfig(Generate):
     image: str | None = None
     mix: str | None = None
     negative: str | None = None
+    mask: str | None = None
+    candidates: int | None = None
+    keep: int | None = None
+    rerank: str = "clip"
     out: str = "samples"
 
 
@@ -282,7 +292,10 @@ class EvaluateConfig(Generate):
     clip: ClipChoice = field(default_factory=ClipChoice)
 
 
-GENERATION = ("guidance_scale", "temperature", "top_k", "top_p", "fidelity", "bridge", "batch_size")  # of Generate
+GENERATION = (  # of Generate, for ClipGen
+    "guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "min_p", "fidelity", "bridge", "precision",
+    "batch_size",
+)  # fmt: skip
 
 
 @dataclass

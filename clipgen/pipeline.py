@@ -24,10 +24,13 @@ from clipgen.errors import UserError
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer import bridges
 from clipgen.transformer.model import Transformer
-from clipgen.transformer.sampling import generate
+from clipgen.transformer.packed import prepared
+from clipgen.transformer.sampling import SCHEDULES, Given, sample
 
 FORMAT = 1
 MEANS = ("image_mean", "text_mean")
+LATER = {"min_p": 0.0, "guidance_schedule": "constant", "precision": "fp32"}  # settings that older models lack
+CHOICES = {"guidance_schedule": SCHEDULES, "precision": ("fp32", "bf16"), "rerank": ("clip", "self")}
 BANK = "bank.safetensors"
 
 
@@ -54,8 +57,9 @@ class ClipGen:
         self.clip = clip.to(self.device)
         self.statistics = {name: tensor.to(self.device) for name, tensor in statistics.items()}
         self.bank_NE = None if bank_NE is None else bank_NE.to(self.device)
-        self.sampling = {"bridge": bridges.DEFAULT, **sampling}  # a model of before bridges had a choice
+        self.sampling = {"bridge": bridges.DEFAULT, **LATER, **sampling}  # what a model of before had no choice in
         self.settings = settings
+        self._copies: dict[str, Transformer] = {}  # by precision
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> "ClipGen":
@@ -156,20 +160,25 @@ class ClipGen:
         """`n` images for each prompt, in order: all of the first prompt, then all of the second.
 
         Guidance leads away from the prompt `negative`, where there is one. `sampling` overrides the model's own
-        guidance_scale, temperature, top_k, top_p, fidelity (the cosine at which the Transformer is asked, 0 to 1),
-        bridge (from text to image embeddings: `clipgen.transformer.bridges`) and batch_size. An image depends on its
-        prompt, its number, the seed and the settings, and on no other image. Raises UserError for an empty prompt, a
-        setting out of range, or a bridge that the model lacks something for.
+        guidance_scale, guidance_schedule, temperature, top_k, top_p, min_p, fidelity (the cosine at which the
+        Transformer is asked, 0 to 1), bridge (from text to image embeddings: `clipgen.transformer.bridges`), precision
+        (of the Transformer) and batch_size. An image depends on its prompt, its number, the seed and the settings, and
+        on no other image. Raises UserError for an empty prompt, a setting out of range, or a bridge that the model
+        lacks something for.
         """
+        condition_PE = self._text_conditions(prompts, sampling.get("bridge"))
+        seeds = [image_seed(prompt, seed, i) for prompt in prompts for i in range(n)]
+        away_1E = self._negative(negative, sampling)
+        return self.from_conditions(condition_PE.repeat_interleave(n, 0), seeds, on_batch, away_1E, **sampling)
+
+    def _text_conditions(self, prompts: Sequence[str], name: str | None = None) -> Tensor:
+        """Of the bridge of that name; UserError for an empty prompt."""
         if isinstance(prompts, str):
             raise UserError(f"prompts is the text {prompts!r}; give a list of texts")
         for number, prompt in enumerate(prompts):
             if not prompt.strip():
                 raise UserError(f"prompt {number + 1} is empty; say what the image shows")
-        condition_PE = self.bridge(self.clip.encode_text(prompts), sampling.get("bridge"))
-        seeds = [image_seed(prompt, seed, i) for prompt in prompts for i in range(n)]
-        negative_E = self._negative(negative, sampling)
-        return self.from_conditions(condition_PE.repeat_interleave(n, 0), seeds, on_batch, negative_E, **sampling)
+        return self.bridge(self.clip.encode_text(prompts), name)
 
     def bridge(self, text_BE: Tensor, name: str | None = None) -> Tensor:
         """Unit conditions for text embeddings of unit length; UserError where the model lacks what the bridge needs."""
@@ -183,11 +192,81 @@ class ClipGen:
         image_BE = torch.cat([self.clip.encode_image(part_BCHW) for part_BCHW in parts])
         return bridges.place(image_BE, self.statistics, self.transformer.centred)
 
+    def generate_best(
+        self,
+        prompts: Sequence[str],
+        candidates: int = 32,
+        keep: int = 4,
+        rerank: str = "clip",
+        seed: int = 0,
+        on_batch: Callable[[int], None] | None = None,
+        negative: str | None = None,
+        **sampling: float | int | str | None,
+    ) -> list[Image.Image]:
+        """The best `keep` of `candidates` images for each prompt, the best first; the candidates are `generate`'s.
+
+        `rerank="clip"` takes the cosine of image and prompt by the conditioning CLIP, `"self"` what the Transformer
+        itself says: log p(tokens | prompt) - log p(tokens | null), for which the null must have been trained.
+        """
+        if not 1 <= keep <= candidates:
+            raise UserError(f"keep={keep} of candidates={candidates}; keep at least 1 and at most all of them")
+        _choose("rerank", rerank)
+        condition_PE = self._text_conditions(prompts, sampling.get("bridge"))
+        seeds = [image_seed(prompt, seed, i) for prompt in prompts for i in range(candidates)]
+        prefer, away_1E = rerank == "self", self._negative(negative, sampling)
+        images, scores = self._sampled(
+            condition_PE.repeat_interleave(candidates, 0), seeds, on_batch, away_1E, prefer=prefer, **sampling
+        )
+        if not prefer:
+            scores = self.scores(images, [prompt for prompt in prompts for _ in range(candidates)])
+        best = []
+        for start in range(0, len(images), candidates):
+            ranked = sorted(range(start, start + candidates), key=lambda i: -scores[i])
+            best += [images[i] for i in ranked[:keep]]
+        return best
+
+    def complete(
+        self,
+        image: Image.Image,
+        mask: Image.Image,
+        prompt: str | None = None,
+        n: int = 4,
+        seed: int = 0,
+        on_batch: Callable[[int], None] | None = None,
+        negative: str | None = None,
+        **sampling: float | int | str | None,
+    ) -> list[Image.Image]:
+        """`n` times the image with what is white in `mask` made anew, towards the prompt or the image's own embedding.
+
+        A token's cell is made anew where any of its pixels is white; the other tokens are kept. A model trained in any
+        order knows all of them; one trained in raster order only what is above and to the left of a token. UserError
+        where the sizes differ or nothing is white.
+        """
+        if mask.size != image.size:
+            raise UserError(f"the mask has {_size(mask)} pixels and the image {_size(image)}; give them the same size")
+        h, w = self.transformer.grid
+        white_HW = self._tensor([center_crop_resize(mask.convert("RGB"), self.vqgan.image_size)])[0].mean(0) > 0
+        made_L = white_HW.view(h, white_HW.shape[0] // h, w, -1).any(3).any(1).flatten()
+        if not made_L.any():
+            raise UserError("the mask has no white where the model looks; paint white what is to be made")
+        pixels = center_crop_resize(image.convert("RGB"), self.vqgan.image_size)
+        if prompt is None:
+            condition_BE = self.image_conditions([pixels])
+            sampling = {**sampling, "fidelity": 1.0 if sampling.get("fidelity") is None else sampling["fidelity"]}
+        else:
+            condition_BE = self._text_conditions([prompt], sampling.get("bridge"))
+        with torch.no_grad():
+            given = Given(self.vqgan.encode(self._tensor([pixels])).flatten(), ~made_L)
+        seeds = [image_seed(prompt or "", seed, i) for i in range(n)]
+        away_1E = self._negative(negative, sampling)
+        return self._sampled(condition_BE.expand(n, -1), seeds, on_batch, away_1E, given=given, **sampling)[0]
+
     def vary(
         self,
         image: Image.Image,
         n: int = 4,
         seed: int = 0,
+        on_batch: Callable[[int], None] | None = None,
         negative: str | None = None,
         **sampling: float | int | str | None,
     ) -> list[Image.Image]:
@@ -195,14 +274,15 @@ class ClipGen:
         condition_BE = self._like(image)
         sampling = {**sampling, "fidelity": 1.0 if sampling.get("fidelity") is None else sampling["fidelity"]}
         seeds = [image_seed("", seed, i) for i in range(n)]
-        negative_E = self._negative(negative, sampling)
-        return self.from_conditions(condition_BE.expand(n, -1), seeds, None, negative_E, **sampling)
+        away_1E = self._negative(negative, sampling)
+        return self.from_conditions(condition_BE.expand(n, -1), seeds, on_batch, away_1E, **sampling)
 
     def mix(
         self,
         parts: Sequence[tuple[str | Image.Image, float]],
         n: int = 4,
         seed: int = 0,
+        on_batch: Callable[[int], None] | None = None,
         negative: str | None = None,
         **sampling: float | int | str | None,
     ) -> list[Image.Image]:
@@ -210,22 +290,18 @@ class ClipGen:
 
         A part of negative weight leads away from it. UserError where the parts cancel each other.
         """
+        bridge = sampling.get("bridge")
         rows = [
-            weight * (self._like(part) if isinstance(part, Image.Image) else self._asked(part, sampling))
+            weight * (self._like(part) if isinstance(part, Image.Image) else self._text_conditions([part], bridge))
             for part, weight in parts
         ]
         condition_1E = sum(rows)
         if not rows or condition_1E.norm() < 1e-3 * sum(abs(weight) for _, weight in parts):
             raise UserError("the parts of the mix cancel each other; change their weights")
         seeds = [image_seed("", seed, i) for i in range(n)]
-        condition_BE, negative_E = F.normalize(condition_1E, dim=-1).expand(n, -1), self._negative(negative, sampling)
-        return self.from_conditions(condition_BE, seeds, None, negative_E, **sampling)
-
-    def _asked(self, text: str, sampling: dict[str, Any]) -> Tensor:
-        """The condition (1, E) of a text."""
-        if not text.strip():
-            raise UserError("a text is empty; say what the image shows")
-        return self.bridge(self.clip.encode_text([text]), sampling.get("bridge"))
+        away_1E = self._negative(negative, sampling)
+        condition_BE = F.normalize(condition_1E, dim=-1).expand(n, -1)
+        return self.from_conditions(condition_BE, seeds, on_batch, away_1E, **sampling)
 
     def _like(self, image: Image.Image) -> Tensor:
         """The condition (1, E) of an image."""
@@ -236,53 +312,79 @@ class ClipGen:
             return None
         if self._options(sampling)["guidance_scale"] == 1:
             raise UserError(f'negative="{text}" has no effect at guidance_scale=1; take a larger guidance_scale')
-        return self._asked(text, sampling)[0]
+        return self._text_conditions([text], sampling.get("bridge"))
 
-    @torch.no_grad()
     def from_conditions(
         self,
         condition_BE: Tensor,
         seeds: Sequence[int],
         on_batch: Callable[[int], None] | None = None,
-        negative_E: Tensor | None = None,
+        negative_BE: Tensor | None = None,
         **sampling: float | int | str | None,
     ) -> list[Image.Image]:
         """One image for each centred unit condition; `on_batch(k)` is told when k more are done.
 
-        `negative_E` is a condition that guidance leads away from.
+        `negative_BE` (one row, or one for each image) is what guidance leads away from, instead of the null.
         """
+        return self._sampled(condition_BE, seeds, on_batch, negative_BE, **sampling)[0]
+
+    @torch.no_grad()
+    def _sampled(
+        self,
+        condition_BE: Tensor,
+        seeds: Sequence[int],
+        on_batch: Callable[[int], None] | None = None,
+        negative_BE: Tensor | None = None,
+        given: Given | None = None,
+        prefer: bool = False,
+        **sampling: float | int | str | None,
+    ) -> tuple[list[Image.Image], list[float]]:
+        """Images, and with `prefer` how much more likely the condition makes each than the null does, in nats."""
         options = self._options(sampling)
-        scale = options["guidance_scale"]
-        if scale != 1 and negative_E is None and not self.transformer.conditioner.drop_prob:
+        untrained_null = not self.transformer.conditioner.drop_prob and negative_BE is None
+        contrasted = options["guidance_scale"] != 1 and not self.transformer.gft
+        if untrained_null and (prefer or contrasted):
+            asked = "rerank=self" if prefer else f"guidance_scale={options['guidance_scale']}"
             raise UserError(
-                f"guidance_scale={scale} needs a model that has seen no condition at times, but this one was trained "
-                "with transformer.cond_drop_prob=0; take guidance_scale=1, or a negative prompt"
+                f"{asked} needs a model trained with transformer.cond_drop_prob above 0; take guidance_scale=1"
             )
-        size, fidelity, _ = options.pop("batch_size"), options.pop("fidelity"), options.pop("bridge")
+        size, fidelity, precision = (options.pop(key) for key in ("batch_size", "fidelity", "precision"))
+        del options["bridge"]
+        model = self._prepared(precision)
         images: list[Image.Image] = []
+        preferences: list[float] = []
         for start in range(0, len(seeds), size):
-            part_BE = condition_BE[start : start + size].to(self.device)
+            part = slice(start, start + size)
+            part_BE = condition_BE[part].to(self.device)
             level_B = torch.full((len(part_BE),), fidelity, device=self.device)
-            negative_BE = None if negative_E is None else negative_E.expand(len(part_BE), -1)
-            tokens_Bhw = generate(
-                self.transformer, part_BE, level_B, seeds[start : start + size], negative_BE=negative_BE, **options
+            away_BE = None if negative_BE is None else negative_BE.to(self.device).expand(len(condition_BE), -1)[part]
+            made = sample(
+                model, part_BE, level_B, seeds[part], negative_BE=away_BE, given=given, prefer=prefer, **options
             )
-            pixels_BHWC = to_uint8(self.vqgan.decode(tokens_Bhw)).cpu().numpy()
+            pixels_BHWC = to_uint8(self.vqgan.decode(made.token_Bhw)).cpu().numpy()
             images += [Image.fromarray(pixels) for pixels in pixels_BHWC]
+            preferences += made.preference_B.tolist() if prefer else []
             if on_batch:
                 on_batch(len(part_BE))
-        return images
+        return images, preferences
+
+    def _prepared(self, precision: str) -> Transformer:
+        if precision not in self._copies:
+            self._copies[precision] = prepared(self.transformer, precision)
+        return self._copies[precision]
 
     def _options(self, overrides: dict[str, Any]) -> dict[str, Any]:
         if unknown := set(overrides) - set(self.sampling):
             raise UserError(f"unknown setting {sorted(unknown)[0]}; choose from {', '.join(sorted(self.sampling))}")
         options = {**self.sampling, **{key: value for key, value in overrides.items() if value is not None}}
         for key, low, high in (
-            ("fidelity", 0, 1), ("top_p", 0, 1), ("temperature", 0, 100), ("guidance_scale", 0, 100),
+            ("fidelity", 0, 1), ("top_p", 0, 1), ("min_p", 0, 1), ("temperature", 0, 100), ("guidance_scale", 0, 100),
             ("top_k", 0, self.transformer.codebook_size), ("batch_size", 1, 1 << 20),
         ):  # fmt: skip
             if not low <= options[key] <= high:
                 raise UserError(f"{key}={options[key]} is out of range; take a value from {low} to {high}")
+        for key in ("guidance_schedule", "precision"):
+            _choose(key, options[key])
         return options
 
     def scores(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
@@ -298,6 +400,15 @@ class ClipGen:
         import numpy as np
 
         return to_model_range(torch.from_numpy(np.stack([np.asarray(image) for image in images])).to(self.device))
+
+
+def _choose(key: str, value: Any) -> None:
+    if value not in CHOICES[key]:
+        raise UserError(f"{key}={value} is unknown; take {' or '.join(CHOICES[key])}")
+
+
+def _size(image: Image.Image) -> str:
+    return f"{image.width}×{image.height}"
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

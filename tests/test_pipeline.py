@@ -18,6 +18,7 @@ from clipgen.errors import UserError
 from clipgen.pipeline import image_seed
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.model import Transformer
+from clipgen.transformer.sampling import sample
 
 TOKENIZER = dict(
     image_size=16, codebook_size=32, code_dim=4, channels=32, channel_multipliers=[1, 1, 1], res_blocks=1,
@@ -354,8 +355,95 @@ def test_a_negative_prompt_takes_the_place_of_the_null(pipeline):
         pipeline.generate(PROMPTS[:1], negative="a blue ring", guidance_scale=1)
 
 
-def test_guidance_without_a_null(pipeline, monkeypatch):
+# candidates, given tokens
+
+
+@pytest.mark.parametrize("rerank", ["clip", "self"])
+def test_the_best_of_the_candidates_come_back_the_best_first(pipeline, rerank):
+    every = pipeline.generate(PROMPTS[:2], n=6, seed=1)
+    best = pixels(pipeline.generate_best(PROMPTS[:2], 6, 2, rerank, seed=1))
+    if rerank == "clip":
+        scores = pipeline.scores(every, [PROMPTS[i // 6] for i in range(12)])
+    else:
+        condition_BE = pipeline._text_conditions(PROMPTS[:2]).repeat_interleave(6, 0)
+        seeds = [image_seed(prompt, 1, i) for prompt in PROMPTS[:2] for i in range(6)]
+        scores = pipeline._sampled(condition_BE, seeds, prefer=True)[1]
+    order = [sorted(range(6 * p, 6 * p + 6), key=lambda i: -scores[i])[:2] for p in range(2)]
+    assert np.array_equal(best, pixels([every[i] for part in order for i in part]))
+
+
+def halves() -> tuple[Image.Image, Image.Image]:
+    """Noise, and a mask whose lower half is white."""
+    noise = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    mask = np.zeros((20, 20), np.uint8)
+    mask[10:] = 255
+    return Image.fromarray(noise), Image.fromarray(mask)
+
+
+@pytest.mark.parametrize("prompt", [None, PROMPTS[0]])
+def test_what_the_mask_leaves_is_kept(pipeline, monkeypatch, prompt):
+    decoded = []
+    decode = pipeline.vqgan.decode
+    monkeypatch.setattr(pipeline.vqgan, "decode", lambda tokens: (decoded.append(tokens), decode(tokens))[1])
+    image, mask = halves()
+    free = {"guidance_scale": 1.0, "temperature": 4.0}
+    made = pipeline.complete(image, mask, prompt, n=5, seed=2, **free)
+    assert len(made) == 5
+    tokens = torch.cat(decoded)
+    shown = torch.from_numpy(np.array(image.resize((16, 16), Image.Resampling.LANCZOS))).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        own = pipeline.vqgan.encode(shown / 127.5 - 1)
+    assert torch.equal(tokens[:, :2], own[:, :2].expand(5, -1, -1))
+    assert len(tokens[:, 2:].flatten(1).unique(dim=0)) == 5
+    again = pipeline.complete(image, mask, prompt, n=5, seed=2, batch_size=1, **free)
+    assert np.abs(pixels(again).astype(int) - pixels(made)).max() <= 1
+
+
+def test_one_white_pixel_makes_its_cell_anew(pipeline, monkeypatch):
+    given = []
+    monkeypatch.setattr("clipgen.pipeline.sample", lambda *a, **o: given.append(o["given"]) or sample(*a, **o))
+    mask = Image.new("L", (16, 16))
+    mask.putpixel((5, 11), 255)
+    pipeline.complete(Image.new("RGB", (16, 16)), mask, n=1)
+    assert given[0].known_L.logical_not().nonzero().flatten().tolist() == [2 * 4 + 1]
+
+
+def test_bf16_is_near(pipeline):
+    """With so few and so large logits most tokens are the same; the pictures must not all be others'."""
+    exact, near = (pixels(pipeline.generate(PROMPTS, n=4, precision=kind)) for kind in ("fp32", "bf16"))
+    assert not np.array_equal(exact, pixels(pipeline.generate(PROMPTS, n=4, seed=1)))
+    same = (exact == near).all((1, 2, 3)).mean()
+    assert same > 0
+
+
+@pytest.mark.parametrize(
+    ("call", "wanted"),
+    [
+        (lambda p: p.generate_best(PROMPTS, 2, 3), "keep=3 of candidates=2; keep at least 1 and at most all of them"),
+        (lambda p: p.generate_best(PROMPTS, 2, 1, "beauty"), "rerank=beauty is unknown; take clip or self"),
+        (lambda p: p.generate(PROMPTS, guidance_schedule="linear"), "guidance_schedule=linear is unknown; take"),
+        (lambda p: p.generate(PROMPTS, precision="fp8"), "precision=fp8 is unknown; take fp32 or bf16"),
+        (lambda p: p.generate(PROMPTS, min_p=1.5), "min_p=1.5 is out of range"),
+        (lambda p: p.complete(halves()[0], Image.new("L", (9, 9))), "the mask has 9×9 pixels and the image 20×20"),
+        (lambda p: p.complete(halves()[0], Image.new("L", (20, 20))), "the mask has no white"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_sampled_is_said_in_a_line(pipeline, call, wanted):
+    with pytest.raises(UserError) as caught:
+        call(pipeline)
+    assert wanted in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_guidance_needs_a_null_that_was_trained(pipeline, monkeypatch):
     monkeypatch.setattr(pipeline.transformer.conditioner, "drop_prob", 0.0)
-    with pytest.raises(UserError, match=r"guidance_scale=2\.0 needs a model .*cond_drop_prob=0; take guidance_scale=1"):
-        pipeline.generate(PROMPTS[:1])
-    assert len(pipeline.generate(PROMPTS[:1], n=1, guidance_scale=1.0)) == 1
+    with pytest.raises(UserError, match=r"guidance_scale=2\.0 needs a model trained with transformer.cond_drop_prob"):
+        pipeline.generate(PROMPTS)
+    with pytest.raises(UserError, match=r"rerank=self needs a model trained with"):
+        pipeline.generate_best(PROMPTS, 2, 1, "self", guidance_scale=1.0)
+    pipeline.generate(PROMPTS[:1], n=1, guidance_scale=1.0)
+    row_1E = pipeline._text_conditions(PROMPTS[:1])
+    assert pipeline.from_conditions(row_1E, [1], negative_BE=-row_1E)
+
+
+def test_a_model_of_before_gets_the_new_settings(pipeline):
+    assert {"min_p", "guidance_schedule", "precision"} <= set(pipeline.sampling)

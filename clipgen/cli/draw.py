@@ -10,9 +10,7 @@ def main(cfg: DrawConfig) -> None:
     draw_folder(Path(cfg.out), cfg.n, cfg.seed, cfg.image_size, cfg.captions, cfg.left_out)
 
 
-def draw_folder(
-    out: Path, n: int, seed: int, image_size: int, captions: bool, left_out: float = 0.0
-) -> None:
+def draw_folder(out: Path, n: int, seed: int, image_size: int, captions: bool, left_out: float = 0.0) -> None:
     """PNGs in sub-folders of a thousand; `captions.tsv` beside them when asked. A finished folder is left as it is."""
     from PIL import Image
     from tqdm import tqdm

@@ -23,8 +23,14 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
     if cfg.image and cfg.mix:
         raise UserError(f"image={cfg.image} and mix={cfg.mix} were both given; name the image in the mix")
     file = f"image={cfg.image}" if cfg.image else f"mix={cfg.mix}"
-    if texts and (cfg.image or cfg.mix):
+    if texts and (cfg.image or cfg.mix) and not cfg.mask:
         raise UserError(f"{file} and prompts were both given; sample from one of them at a time")
+    if cfg.mask and (not cfg.image or len(texts) > 1):
+        raise UserError(f"mask={cfg.mask} completes one image; give image=FILE, and at most one prompt")
+    if cfg.candidates is None and cfg.keep is not None:
+        raise UserError(f"keep={cfg.keep} of how many? give candidates=32, or n={cfg.keep} for as they come")
+    if cfg.candidates is not None and (cfg.image or cfg.mix):
+        raise UserError(f"candidates={cfg.candidates} are ranked by a prompt; leave out {file}")
     parts = read_mix(cfg.mix) if cfg.mix else []
     for text in [*texts, *([] if cfg.negative is None else [cfg.negative])]:
         if not text.strip():
@@ -45,41 +51,51 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
     asked = [*texts, *negative, *(value for value, kind, _ in parts if kind == "text")]
     for text in pipeline.clip.too_long(asked):
         print(f'sample: "{text[:40]}…" fills the context of this CLIP; what goes beyond is cut', file=sys.stderr)
+    each = cfg.n if cfg.candidates is None or cfg.keep is None else cfg.keep
+    made = (cfg.candidates or cfg.n) * max(len(texts), 1)
     began = time.perf_counter()
-    if cfg.image:
-        images = pipeline.vary(open_image(cfg.image, file), cfg.n, cfg.seed, cfg.negative, **sampling)
-        labels, scores = [f"like {Path(cfg.image).name}"], [None] * cfg.n
-    elif parts:
-        opened = [(open_image(value, file) if kind == "image" else value, weight) for value, kind, weight in parts]
-        images = pipeline.mix(opened, cfg.n, cfg.seed, cfg.negative, **sampling)
-        labels, scores = [f"mix {Path(cfg.mix).name}"], [None] * cfg.n
-    else:
-        with tqdm(total=cfg.n * len(texts), desc="generating", unit="img") as bar:
-            images = pipeline.generate(texts, cfg.n, cfg.seed, bar.update, cfg.negative, **sampling)
-        labels, scores = texts, pipeline.scores(images, [text for text in texts for _ in range(cfg.n)])
+    with tqdm(total=made, desc="generating", unit="img") as bar:
+        how = {"on_batch": bar.update, "negative": cfg.negative, **sampling}
+        if cfg.mask:
+            image, mask = open_image(cfg.image, file), open_image(cfg.mask, f"mask={cfg.mask}")
+            images = pipeline.complete(image, mask, texts[0] if texts else None, each, cfg.seed, **how)
+        elif cfg.image:
+            images = pipeline.vary(open_image(cfg.image, file), each, cfg.seed, **how)
+        elif parts:
+            opened = [(open_image(value, file) if kind == "image" else value, weight) for value, kind, weight in parts]
+            images = pipeline.mix(opened, each, cfg.seed, **how)
+        elif cfg.candidates is not None:
+            images = pipeline.generate_best(texts, cfg.candidates, each, cfg.rerank, cfg.seed, **how)
+        else:
+            images = pipeline.generate(texts, each, cfg.seed, **how)
     seconds = time.perf_counter() - began
+    labels = texts or [f"mix {Path(cfg.mix).name}" if cfg.mix else f"like {Path(cfg.image).name}"]
+    scores = pipeline.scores(images, [text for text in texts for _ in range(each)]) if texts else [None] * each
     out = Path(cfg.out)
     used = pipeline.sampling | {key: value for key, value in sampling.items() if value is not None}
-    if cfg.image and cfg.fidelity is None:
+    if cfg.image and not texts and cfg.fidelity is None:
         used["fidelity"] = 1.0
     lines = []
     for i, (image, score) in enumerate(zip(images, scores, strict=True)):
         name = f"{i:05d}.png"
         with replacing(out / name) as path:
             image.save(path, format="PNG")
-        line = {"file": name, "prompt": texts[i // cfg.n] if texts else None, "image": cfg.image}
+        line = {"file": name, "prompt": texts[i // each] if texts else None, "image": cfg.image, "mask": cfg.mask}
         line |= {"mix": parts or None, "negative": cfg.negative}
-        line |= {"number": i % cfg.n, "seed": cfg.seed, "settings": used, "model": cfg.model, "clip_score": score}
+        line |= {"number": i % each, "seed": cfg.seed, "settings": used, "model": cfg.model, "clip_score": score}
+        if cfg.candidates is not None:
+            line |= {"candidates": cfg.candidates, "rerank": cfg.rerank}
         lines.append(line | {"clip_score_by": "the conditioning CLIP"})
     with replacing(out / "samples.jsonl") as path:
         path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     with replacing(out / "grid.png") as path:
-        columns = min(cfg.n, 8)
-        rows = -(-cfg.n // columns)
+        columns = min(each, 8)
+        rows = -(-each // columns)
         headings = [label if row == 0 else "" for label in labels for row in range(rows)]
-        image_grid(_filled(images, cfg.n, rows * columns), columns, headings).save(path, format="PNG")
-    mean = "" if not texts else f", mean CLIP score {sum(scores) / len(scores):.3f} (the conditioning CLIP's own)"
-    print(f"sample: {len(images)} images in {out} ({len(images) / seconds:.1f} images/s{mean}); look at {out}/grid.png")
+        image_grid(_filled(images, each, rows * columns), columns, headings).save(path, format="PNG")
+    mean = f", mean CLIP score {sum(scores) / len(scores):.3f} (the conditioning CLIP's own)" if texts else ""
+    speed = f"{made / seconds:.1f} images/s, {made * pipeline.transformer.n_tokens / seconds:.0f} tokens/s"
+    print(f"sample: {len(images)} images in {out} ({speed}{mean}); look at {out}/grid.png")
 
 
 def _filled(images: list, n: int, wide: int) -> list:
@@ -100,5 +116,5 @@ def open_image(path: str, name: str):
     try:
         return decode(Path(path).read_bytes(), Image.MAX_IMAGE_PIXELS)
     except (OSError, UnidentifiedImageError, SetAside) as problem:
-        where = name if name == f"image={path}" else f"{name}: {path}"
+        where = name if name.endswith(f"={path}") else f"{name}: {path}"
         raise UserError(f"{where} cannot be read as an image ({problem}); give another file") from problem

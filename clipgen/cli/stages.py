@@ -217,7 +217,10 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
         condition_BE = condition_BE.repeat_interleave(each, 0)
         level_B = torch.full((len(condition_BE),), cfg.sampling.fidelity, device=device)
         sampling = asdict_of(cfg.sampling)
-        options = {key: sampling[key] for key in ("guidance_scale", "temperature", "top_k", "top_p")}
+        options = {
+            key: sampling[key]
+            for key in ("guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "min_p")
+        }
         tokens_Bhw = generate(module.transformer, condition_BE, level_B, range(len(condition_BE)), **options)
         images = to_uint8(vqgan.decode(tokens_Bhw).float()).cpu().numpy()
         return image_grid(images, each, labels)

@@ -207,9 +207,7 @@ def draw(scene: Scene, image_size: int = 32) -> np.ndarray:
     return np.round(picture).astype(np.uint8)
 
 
-def world(
-    n: int, seed: int, image_size: int = 32, left_out: float = 0.0
-) -> Iterator[tuple[Scene, np.ndarray, str]]:
+def world(n: int, seed: int, image_size: int = 32, left_out: float = 0.0) -> Iterator[tuple[Scene, np.ndarray, str]]:
     """`n` scenes with picture and caption (a partial one where `left_out`). Other seeds give other pictures."""
     rng = np.random.default_rng([seed, 1])
     for scene in scenes(n, seed):

@@ -30,16 +30,21 @@ class PackedLinear(nn.Module):
         return (y_MF[:1] if alone else y_MF).view(*x.shape[:-1], -1)
 
 
-def packed(model: nn.Module) -> nn.Module:
-    """A copy of `model` that shares its tensors but has packed linear layers; `model` itself where they do not apply.
+def prepared(model: nn.Module, precision: str = "fp32") -> nn.Module:
+    """A copy of `model` for sampling, of which only what differs takes memory; `model` itself where nothing would.
 
-    Later changes of the weights do not reach the copy.
+    "fp32" on a CPU: packed linear layers. "bf16": all but the conditioner in bf16. Later changes of the weights do not
+    reach the copy.
     """
-    parameter = next(model.parameters())
-    if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+    if precision == "bf16":
+        made = copy.deepcopy(model, {id(model.conditioner): model.conditioner})
+        made.conditioner = None
+        made.bfloat16()
+        made.conditioner = model.conditioner
+        return made
+    if next(model.parameters()).device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return model
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    made = copy.deepcopy(model, shared)
+    made = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
     for module in list(made.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Linear:

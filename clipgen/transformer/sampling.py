@@ -6,6 +6,7 @@ L image tokens
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -99,37 +100,51 @@ def sample(
 ) -> Sampled:
     """B images' tokens; image i depends on `seeds[i]` and on no other image of the batch.
 
-    `negative_BE` takes the null's place in guidance. Tokens of `given` are kept; every other one is drawn knowing those
-    before it in raster order. With `prefer` the null is asked whatever the guidance.
+    `negative_BE` takes the null's place in guidance. A model trained for guidance in one pass (`gft`) is told the scale
+    instead. Tokens of `given` are kept; a model trained in any order is shown all of them first, any other draws each
+    token knowing those before it in raster order. With `prefer` the null is asked whatever the guidance.
     """
     B, L = len(condition_BE), model.n_tokens
     device = condition_BE.device
     uniform_BL = torch.stack([torch.rand(L, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     uniform_LB = uniform_BL.double().t().contiguous().to(device)
-    prefix_RPD = model.conditioner(condition_BE, level_B)
+    one_pass = model.gft and negative_BE is None
+    if one_pass:  # arXiv 2501.15420: beta is one over the scale
+        prefix_RPD = model.conditioner(condition_BE, level_B, torch.full_like(level_B, 1 / max(guidance_scale, 1.0)))
+        guidance_scale = 1.0
+    else:
+        prefix_RPD = model.conditioner(condition_BE, level_B)
     contrasted = guidance_scale != 1.0 or prefer
     if contrasted:  # one batched pass: the conditioned rows, then the others
         null = model.conditioner.null(B) if negative_BE is None else model.conditioner(negative_BE, level_B)
         prefix_RPD = torch.cat([prefix_RPD, null.to(prefix_RPD.dtype)])
-    cache = model.new_cache(len(prefix_RPD), _dtype(model), device)
+    prefix_RPD = prefix_RPD.to(model.embed.weight.dtype)
+    R = len(prefix_RPD)
+    cache = model.new_cache(R, _dtype(model), device)
     token_BL = torch.empty(B, L, dtype=torch.long, device=device)
     preference_B = torch.zeros(B, device=device) if prefer else None
-    known = [False] * L if given is None else given.known_L.tolist()
+    known_L = torch.zeros(L, dtype=torch.bool) if given is None else given.known_L.cpu()
+    order, step = list(range(L)), model.step
+    if given is not None and model.any_order:
+        order = (~known_L).long().argsort(stable=True).tolist()
+        step = partial(model.step, order_BL=torch.tensor(order, device=device).expand(R, -1))
+    known = known_L[order].tolist()
     lead = known.index(False) if False in known else L  # tokens that nothing is drawn before
     x_RSD = prefix_RPD
     if lead:
-        token_BL[:, :lead] = given.token_L[:lead]
-        x_RSD = torch.cat([prefix_RPD, model.embed(given.token_L[:lead]).expand(len(prefix_RPD), -1, -1)], 1)
-    for i in range(lead, L):
-        logits_RV = model.step(x_RSD, cache).float()
+        shown = given.token_L[order[:lead]]
+        token_BL[:, order[:lead]] = shown
+        x_RSD = torch.cat([prefix_RPD, model.embed(shown).expand(R, -1, -1)], 1)
+    for i, place in enumerate(order[lead:], lead):
+        logits_RV = step(x_RSD, cache).float()
         if known[i]:
-            token_B1 = given.token_L[i].expand(B, 1)
+            token_B1 = given.token_L[place].expand(B, 1)
         else:
             scale = scale_at(i, L, guidance_scale, guidance_schedule)
             logits_BV = guide(logits_RV[:B], logits_RV[B:], scale) if contrasted else logits_RV
             p_BC, code_BC = choices(logits_BV, temperature, top_k, top_p, min_p)
-            token_B1 = code_BC.gather(1, draw(p_BC, uniform_LB[i])[:, None])
-        token_BL[:, i : i + 1] = token_B1
+            token_B1 = code_BC.gather(1, draw(p_BC, uniform_LB[place])[:, None])
+        token_BL[:, place] = token_B1[:, 0]
         if prefer:
             log_p_RV = logits_RV.log_softmax(-1)
             preference_B += (log_p_RV[:B] - log_p_RV[B:]).gather(1, token_B1)[:, 0]

@@ -23,10 +23,10 @@ HEAVY = ("torch", "pytorch_lightning", "open_clip", "taming", "webdataset", "ten
 KEYS = {
     "run": "name out images captions shards latents stage experiment world prompts preview seed bank replace prep clip "
     "tokenizer transformer encode executor sampling trainer",
-    "sample": "model prompts image mix negative out n seed guidance_scale temperature top_k top_p fidelity bridge "
-    "batch_size device",
-    "evaluate": "model shards world prompts split n seed guidance_scale temperature top_k top_p fidelity bridge "
-    "batch_size out device "
+    "sample": "model prompts image mix negative mask candidates keep rerank out n seed guidance_scale "
+    "guidance_schedule temperature top_k top_p min_p fidelity bridge precision batch_size device",
+    "evaluate": "model shards world prompts split n seed guidance_scale guidance_schedule temperature top_k top_p "
+    "min_p fidelity bridge precision batch_size out device "
     "stage name run tokenizer val_samples perturb_prob perturb_neighbours perceptual perceptual_weights fid_weights "
     "clip",
     "draw": "out n seed image_size captions left_out",

@@ -343,9 +343,36 @@ def test_an_image_is_a_prompt_too(sample, pictures, tmp_path):
     assert all(line["prompt"] is None and line["image"] == str(image) for line in described)
 
 
+def test_the_best_of_many_candidates(sample, tmp_path):
+    outcome = sample(
+        "a red circle", "a ring", "candidates=4", "keep=2", "rerank=self", "guidance_schedule=power_cosine"
+    )
+    assert outcome.status == 0 and "4 images in" in outcome.said and "tokens/s" in outcome.said
+    described = lines(tmp_path / "samples")
+    assert [line["number"] for line in described] == [0, 1, 0, 1]
+    assert all(line["candidates"] == 4 and line["rerank"] == "self" for line in described)
+
+
+def test_a_masked_image_is_completed(sample, one_line, pictures, tmp_path):
+    image, mask = pictures / "photo 1.png", tmp_path / "mask.png"
+    Image.new("L", Image.open(image).size, 255).save(mask)
+    assert sample(f"image={image}", f"mask={mask}", "n=2").status == 0
+    assert sample(f"image={image}", f"mask={mask}", "a red circle", "n=2", out="prompted").status == 0
+    assert [line["prompt"] for line in lines(tmp_path / "prompted")] == ["a red circle"] * 2
+    Image.new("L", (5, 5), 255).save(mask)
+    assert "the mask has 5×5 pixels" in one_line(sample(f"image={image}", f"mask={mask}"))
+
+
 @pytest.mark.parametrize(
     "words, says",
     [
+        (["a circle", "top_k=100000"], "top_k=100000 is out of range"),
+        (["a circle", "candidates=2", "keep=3"], "keep=3 of candidates=2"),
+        (["a circle", "keep=3"], "keep=3 of how many?"),
+        (["a circle", "candidates=2", "n=1", "rerank=beauty"], "rerank=beauty is unknown"),
+        (["a circle", "guidance_schedule=up"], "guidance_schedule=up is unknown; take constant or power_cosine"),
+        (["a circle", "mask=m.png"], "give image=FILE"),
+        (["image=x.png", "candidates=3"], "leave out image=x.png"),
         (["", "n=1"], "prompt is empty"),
         (["  "], "prompt is empty"),
         ([], "there is no prompt"),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from clipgen.transformer.model import Transformer
-from clipgen.transformer.packed import packed
+from clipgen.transformer.packed import prepared
 from clipgen.transformer.sampling import Given, choices, draw, generate, guide, sample, scale_at
 
 LOGITS = torch.tensor([[0.5, 0.2, 0.15, 0.1, 0.05]]).log()[:, [2, 0, 4, 1, 3]]  # probabilities .15 .5 .05 .2 .1
@@ -183,6 +183,43 @@ def test_known_tokens_are_kept_and_the_rest_is_drawn_knowing_those_before():
     assert torch.equal(filled.flatten(), whole[0])
 
 
+class Recorded(Transformer):
+    """What a model of any order, or of guidance in one pass, is asked."""
+
+    def step(self, x_BSD, cache, order_BL=None):
+        self.asked.append((x_BSD.shape, order_BL))
+        return super().step(x_BSD, cache, order_BL)
+
+
+def test_a_model_of_any_order_is_shown_every_known_token_first():
+    network = model()
+    network.__class__, network.any_order, network.asked = Recorded, True, []
+    known_L = torch.ones(12, dtype=torch.bool)
+    known_L[[2, 7, 8]] = False
+    token_L = torch.randint(20, (12,))
+    made = generate(network, CONDITIONS, LEVELS, [7, 8, 9], 2.0, given=Given(token_L, known_L)).flatten(1)
+    assert torch.equal(made[:, known_L], token_L[known_L].expand(3, -1)) and made.max() < 20 and made.min() >= 0
+    assert [shape[1] for shape, _ in network.asked] == [network.n_prefix + 9, 1, 1]
+    for _, order_BL in network.asked:
+        assert order_BL.tolist() == [[0, 1, 3, 4, 5, 6, 9, 10, 11, 2, 7, 8]] * 6
+    made = generate(network, CONDITIONS, LEVELS, [7, 8, 9], top_k=1, given=Given(token_L, known_L)).flatten(1)
+    order_BL = order_BL[:3]
+    best_BL = network(made, CONDITIONS, LEVELS, order_BL).argmax(-1)
+    assert torch.equal(best_BL[:, 9:], made.gather(1, order_BL)[:, 9:])
+
+
+def test_guidance_in_one_pass_is_told_to_the_model(monkeypatch):
+    network = model()
+    network.__class__, network.gft, network.asked = Recorded, True, []
+    betas, forward = [], network.conditioner.forward
+    monkeypatch.setattr(
+        network.conditioner, "forward", lambda c, level, beta=None: betas.append(beta) or forward(c, level)
+    )
+    generate(network, CONDITIONS, LEVELS, [1, 2, 3], 4.0)
+    assert [beta.tolist() for beta in betas] == [[0.25] * 3]
+    assert all(shape[0] == 3 for shape, _ in network.asked)
+
+
 @torch.no_grad()
 def test_preference_is_what_two_uncached_passes_say():
     network = model()
@@ -195,7 +232,7 @@ def test_preference_is_what_two_uncached_passes_say():
         return -F.cross_entropy(network(token_BL, CONDITIONS, LEVELS).mT, token_BL, reduction="none").sum(1)
 
     conditional, own_null = log_p(), network.conditioner.null
-    network.conditioner.forward = lambda condition_BE, level_B, *_: own_null(len(condition_BE))
+    network.conditioner.forward = lambda condition_BE, *_: own_null(len(condition_BE))
     torch.testing.assert_close(made.preference_B, conditional - log_p(), atol=1e-4, rtol=0)
     assert made.preference_B.abs().min() > 0.01
 
@@ -217,7 +254,7 @@ def test_a_negative_condition_takes_the_null_s_place():
 def test_cached_logits_are_the_uncached_ones(dtype, pack, tolerance):
     """Of the logits' spread."""
     network = model()
-    stepped = packed(network) if pack else network
+    stepped = prepared(network) if pack else network
     token_BL = torch.randint(20, (3, 12))
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         whole_BLV = network(token_BL, CONDITIONS, LEVELS).float()
@@ -231,23 +268,31 @@ def test_cached_logits_are_the_uncached_ones(dtype, pack, tolerance):
 def test_a_packed_model_is_a_copy_that_leaves_the_model_as_it_is():
     network = model()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    copied = packed(network)
+    copied = prepared(network)
     assert copied is not network and copied.place_LD is network.place_LD  # nothing but matrices is held twice
     generate(copied, CONDITIONS, LEVELS, [1, 2, 3])
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     network(torch.zeros(1, 12, dtype=torch.long), CONDITIONS[:1], LEVELS[:1]).sum().backward()
     assert network.head.weight.grad is not None
-    half = model().bfloat16()
-    assert packed(half) is half
+    half = prepared(network, "bf16")
+    assert half.head.weight.dtype == torch.bfloat16 and network.head.weight.dtype == torch.float32
+    assert half.conditioner is network.conditioner is not None
+    assert generate(half, CONDITIONS, LEVELS, [1, 2, 3], 2.0).shape == (3, 3, 4)
 
 
 def test_a_packed_image_has_the_same_logits_in_every_batch():
     """Widths at which torch's own products differ from batch to batch."""
     torch.manual_seed(0)
-    network = packed(Transformer((2, 2), 512, 64, width=256, depth=2, heads=4).eval())
-    torch.nn.init.normal_(network.conditioner.null_PD)
+    plain = Transformer((4, 4), 512, 64, width=256, depth=2, heads=4).eval()
+    torch.nn.init.normal_(plain.head.weight, std=0.2)
+    torch.nn.init.normal_(plain.conditioner.null_PD)
+    network = prepared(plain)
     prefix_BPD = torch.randn(33, network.n_prefix, 256)
     with torch.inference_mode():
         logits = {B: network.step(prefix_BPD[:B], network.new_cache(B)) for B in (1, 2, 3, 8, 33)}
         turns = {B: logits[B][:1] for B in logits}
     assert all(torch.equal(turn, turns[1]) for turn in turns.values())
+    conditions, levels = F.normalize(torch.randn(8, 64), dim=-1), torch.full((8,), 0.9)
+    together = generate(network, conditions, levels, range(8), 2.0)
+    for i in range(8):
+        assert torch.equal(generate(network, conditions[i : i + 1], levels[:1], [i], 2.0)[0], together[i])

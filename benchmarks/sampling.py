@@ -1,0 +1,229 @@
+"""Sampling of image tokens against the public implementation's way and cached loops of others.
+
+`uncached` is the public implementation's `GPT.sample` (HFAiLab/clip-gen, models/gpt.py), written from its layout:
+torch's TransformerEncoderLayer in eval mode (so its fused path), one prefix token, each step runs all tokens so far, a
+head with a bias over every position, then top-k 500 and top-p 0.95, in float32. Before it is timed, its logits must be
+those of the published layout's tensors, written out. Its steps are timed at every 16th length (batch 32, and 24 layers:
+every 32nd), and their mean is taken. Ours samples with the same filters, in float32 with packed weights as
+`clipgen sample` does on a CPU, in bf16 with bf16 weights, without guidance; packing and casting are in its time.
+"minGPT" is taming-transformers' copy of it with `sample_with_past`, "x-transformers" its AutoregressiveWrapper, both
+with top-k 500 only; the latter needs X_TRANSFORMERS=FOLDER, made by `pip install --no-deps --target FOLDER
+x-transformers==2.31.10 torch-einops-utils==0.2.0 einx==0.4.3 einops loguru`. No peer has the
+prefix's second token, the level.
+
+The limit is the larger of two times a step: the weights and the filled cache read once at the measured rate of reading,
+and the products of the step at the measured ceiling of the type.
+
+ONLY=TEXT runs just the rows that have TEXT in their name.
+"""
+
+import os
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from table import row, show
+from torch import Tensor, nn
+
+from clipgen.cli.machine import pick_device
+from clipgen.transformer.model import Transformer
+from clipgen.transformer.packed import PackedLinear, prepared
+from clipgen.transformer.sampling import generate
+
+L, EMBED = 256, 512
+TOP_K, TOP_P = 500, 0.95
+SMALL, LARGE = (8, 512, 8), (24, 1024, 16)  # layers, width, heads
+ONLY = os.environ.get("ONLY", "")
+
+
+class Uncached(nn.Module):
+    """The published layout, key for key."""
+
+    def __init__(self, layers: int, width: int, heads: int, codes: int):
+        super().__init__()
+        self.tok_emb = nn.Embedding(codes, width)
+        self.pos_emb = nn.Parameter(torch.zeros(1, L, width))
+        self.cond_proj = nn.Linear(EMBED, width)
+        layer = dict(dropout=0.1, activation=F.gelu, batch_first=True, norm_first=True)
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({"encoder": nn.TransformerEncoderLayer(width, heads, 4 * width, **layer)})
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, codes)
+        self.later = ~torch.ones(L, L, dtype=torch.bool).tril()
+
+    def forward(self, token_BL: Tensor, condition_BE: Tensor) -> Tensor:
+        x_BTD = torch.cat([self.cond_proj(condition_BE)[:, None], self.tok_emb(token_BL)], 1)
+        T = x_BTD.shape[1]
+        x_BTD = x_BTD + self.pos_emb[:, :T]
+        for block in self.blocks:
+            x_BTD = block["encoder"](x_BTD, self.later[:T, :T])
+        return self.head(self.norm(x_BTD))
+
+    @torch.no_grad()
+    def step(self, token_BL: Tensor, condition_BE: Tensor) -> Tensor:
+        logits_BV = self(token_BL, condition_BE)[:, -1]
+        logits_BV[logits_BV < logits_BV.topk(TOP_K).values[:, [-1]]] = -torch.inf
+        sorted_BV, order_BV = logits_BV.sort(descending=True)
+        beyond_BV = sorted_BV.softmax(-1).cumsum(-1) > TOP_P
+        beyond_BV[:, 1:] = beyond_BV[:, :-1].clone()
+        beyond_BV[:, 0] = False
+        logits_BV[beyond_BV.scatter(1, order_BV, beyond_BV)] = -torch.inf
+        return torch.cat([token_BL, torch.multinomial(logits_BV.softmax(-1), 1)], 1)
+
+
+@torch.no_grad()
+def check_layout() -> None:
+    """The loop's logits are those of its tensors, by the formulas of a pre-norm GPT-2 block."""
+    model = Uncached(2, 64, 4, 50).eval()
+    w = {key: torch.randn_like(tensor) * 0.1 for key, tensor in model.state_dict().items()}
+    model.load_state_dict(w)
+    token_BL, condition_BE = torch.randint(50, (2, 9)), torch.randn(2, EMBED)
+
+    def norm(x: Tensor, key: str) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], w[f"{key}.weight"], w[f"{key}.bias"])
+
+    def linear(x: Tensor, key: str, weight: str = ".weight", bias: str = ".bias") -> Tensor:
+        return x @ w[key + weight].T + w[key + bias]
+
+    x = torch.cat([linear(condition_BE, "cond_proj")[:, None], w["tok_emb.weight"][token_BL]], 1) + w["pos_emb"][:, :10]
+    for block in ("blocks.0.encoder.", "blocks.1.encoder."):
+        q, k, v = linear(norm(x, block + "norm1"), block + "self_attn.in_proj", "_weight", "_bias").chunk(3, -1)
+        q, k, v = (t.view(2, 10, 4, 16).transpose(1, 2) for t in (q, k, v))
+        scores = (q @ k.mT / 4).masked_fill(~torch.ones(10, 10, dtype=torch.bool).tril(), -torch.inf)
+        x = x + linear((scores.softmax(-1) @ v).transpose(1, 2).reshape(2, 10, 64), block + "self_attn.out_proj")
+        x = x + linear(F.gelu(linear(norm(x, block + "norm2"), block + "linear1")), block + "linear2")
+    torch.testing.assert_close(model(token_BL, condition_BE), linear(norm(x, "norm"), "head"), atol=1e-5, rtol=1e-5)
+
+
+def timed(work: Callable[[], object], rounds: int) -> float:
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def uncached_rate(size: tuple[int, int, int], codes: int, batch: int, tokens: int) -> float:
+    model, condition_BE = Uncached(*size, codes).eval(), torch.randn(batch, EMBED)
+    every = 32 if batch == 32 or size == LARGE else 16
+    model.step(torch.randint(codes, (batch, every)), condition_BE)
+    lengths = range(every // 2, tokens, every)
+    took = [timed(lambda n=n: model.step(torch.randint(codes, (batch, n)), condition_BE), 1) for n in lengths]
+    return batch / statistics.mean(took)
+
+
+def our_rate(model: Transformer, batch: int, tokens: int, precision: str) -> float:
+    condition_BE = F.normalize(torch.randn(batch, EMBED), dim=-1)
+    level_B = torch.full((batch,), 0.9)
+
+    def work() -> None:
+        generate(prepared(model, precision), condition_BE, level_B, range(batch), top_k=TOP_K, top_p=TOP_P)
+
+    return batch * tokens / timed(work, 2)
+
+
+def top_k_only(logits_BV: Tensor, top_k: int, top_p: float | None) -> Tensor:
+    return logits_BV.masked_fill(logits_BV < logits_BV.topk(top_k).values[:, -1:], -torch.inf)
+
+
+def minGPT(size: tuple[int, int, int], codes: int) -> nn.Module:
+    sys.modules.setdefault("transformers", types.SimpleNamespace(top_k_top_p_filtering=top_k_only))  # gone from there
+    from taming.modules.transformer.mingpt import GPT
+
+    layers, width, heads = size
+    return GPT(codes, L, n_layer=layers, n_head=heads, n_embd=width)
+
+
+def mingpt_rate(size: tuple[int, int, int], codes: int, batch: int, tokens: int) -> float:
+    model = minGPT(size, codes).eval()
+    from taming.modules.transformer.mingpt import sample_with_past
+
+    def work(steps: int) -> None:
+        sample_with_past(torch.zeros(batch, 1, dtype=torch.long), model, steps, top_k=TOP_K)
+
+    work(4)
+    return batch * tokens / timed(lambda: work(tokens), 1)
+
+
+def x_transformers_rate(size: tuple[int, int, int], codes: int, batch: int, tokens: int) -> float:
+    from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
+
+    layers, width, heads = size
+    decoder = Decoder(dim=width, depth=layers, heads=heads, attn_dim_head=width // heads, rotary_pos_emb=True)
+    model = AutoregressiveWrapper(TransformerWrapper(num_tokens=codes, max_seq_len=L + 1, attn_layers=decoder)).eval()
+
+    def work(steps: int) -> None:
+        with torch.inference_mode():
+            model.generate(torch.zeros(batch, 1, dtype=torch.long), steps, filter_kwargs={"k": TOP_K}, cache_kv=True)
+
+    work(4)
+    return batch * tokens / timed(lambda: work(tokens), 1)
+
+
+def rates_of_the_machine() -> tuple[float, dict[str, float]]:
+    """Bytes/s of reading 256 MB; FLOP/s of 2048³ in float32 (packed) and bf16. Each the best of five."""
+    long = torch.ones(1 << 26)
+    reading = 4 * len(long) / min(timed(long.sum, 1) for _ in range(5))
+    linear, x = nn.Linear(2048, 2048, bias=False), torch.randn(2048, 2048)
+    pack, half, x_half = PackedLinear(linear), linear.weight.detach().bfloat16(), x.bfloat16()
+    return reading, {
+        "fp32": 2 * 2048**3 / min(timed(lambda: pack(x), 1) for _ in range(5)),
+        "bf16": 2 * 2048**3 / min(timed(lambda: x_half @ half, 1) for _ in range(5)),
+    }
+
+
+def limit(model: Transformer, batch: int, tokens: int, precision: str, reading: float, ceilings: dict) -> float:
+    """Tokens/s that neither reading nor computing lets one pass."""
+    weights = sum(p.numel() for p in (*model.blocks.parameters(), *model.head.parameters()))
+    cached = 2 * len(model.blocks) * batch * tokens / 2 * model.place_LD.shape[1]
+    seconds_reading = (weights + cached) * (4 if precision == "fp32" else 2) / reading
+    return batch / max(seconds_reading, 2 * batch * weights / ceilings[precision])
+
+
+def rows() -> list[dict]:
+    check_layout()
+    if folder := os.environ.get("X_TRANSFORMERS"):
+        sys.path.append(folder)  # behind what clipgen needs
+    machine = rates_of_the_machine()
+    found = []
+    for size, codes, batches in ((SMALL, 1024, (1, 8, 32)), (SMALL, 16_384, (1, 8, 32)), (LARGE, 16_384, (1, 8))):
+        grid = (16, 16) if size == SMALL else (4, 8)
+        tokens, place = grid[0] * grid[1], "" if size == SMALL else "24×1024, first 32 tokens, "
+        names = {b: f"sample {place}B={b} V={codes}" for b in batches}
+        if not any(ONLY in name for name in names.values()):
+            continue
+        layers, width, heads = size
+        model = Transformer(grid, codes, EMBED, width, layers, heads, n_prefix=1).eval()
+        nn.init.normal_(model.head.weight, std=0.02)
+        for batch, name in names.items():
+            if ONLY not in name:
+                continue
+            ours = {kind: our_rate(model, batch, tokens, kind) for kind in ("fp32", "bf16")}
+            limits = {kind: limit(model, batch, tokens, kind, *machine) for kind in ours}
+            slow = uncached_rate(size, codes, batch, tokens)
+            for kind, rate in ours.items():
+                found.append(row(f"{name} {kind}", "tok/s", rate, slow, "uncached, fp32", limits[kind]))
+            if size == SMALL and batch < 32 and codes == 1024:
+                peers = {"minGPT with past": mingpt_rate}
+                peers |= {"x-transformers": x_transformers_rate} if folder else {}
+                for peer, rate_of in peers.items():
+                    rate = rate_of(size, codes, batch, tokens)
+                    found.append(row(f"{name} fp32, {peer}", "tok/s", ours["fp32"], rate, peer, limits["fp32"]))
+    if not folder:
+        print("x-transformers was not measured: X_TRANSFORMERS is not set")
+    return found
+
+
+if __name__ == "__main__":
+    assert pick_device("auto").type == "cpu", (
+        "the GPU's way (compiled steps, CUDA graphs) is not built: run this on a CPU"
+    )
+    torch.manual_seed(0)
+    show(rows(), "Sampling image tokens, 256 a picture")
