@@ -16,10 +16,13 @@ class Interrupted(Exception):
 
 
 class SaveOnInterrupt(pl.Callback):
-    """The first SIGINT or SIGTERM saves `path` after the batch at hand and raises Interrupted; a second one kills."""
+    """The first SIGINT or SIGTERM saves `path` after the batch at hand and raises Interrupted; a second one kills.
 
-    def __init__(self, path: Path):
-        self.path = path
+    With `every` it is saved every so many batches too, for a training without validation, after which it is saved else.
+    """
+
+    def __init__(self, path: Path, every: int | None = None):
+        self.path, self.every = path, every
         self.asked = False
         self.handlers = {}
 
@@ -37,6 +40,8 @@ class SaveOnInterrupt(pl.Callback):
         if any_rank(self.asked):  # all stop after the same batch
             trainer.save_checkpoint(self.path, weights_only=False)
             raise Interrupted(module.batches, module.steps)
+        if self.every and module.batches % self.every == 0:
+            trainer.save_checkpoint(self.path, weights_only=False)
 
     def on_train_end(self, trainer, module) -> None:
         self._give_back()

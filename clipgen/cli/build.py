@@ -146,6 +146,7 @@ def make_trainer(
     draw: Callable[[], Image.Image] | None,
     own: Sequence[pl.Callback] = (),
     shared_out: bool = False,
+    validates: bool = True,
 ) -> pl.Trainer:
     """One "epoch" of `steps` batches, `batches` of them already trained, with the stage's `own` callbacks.
 
@@ -156,7 +157,8 @@ def make_trainer(
     best = ModelCheckpoint(folder, "best", monitor=monitor, mode="min", enable_version_counter=False)
     last = ModelCheckpoint(folder, "last", save_top_k=1, enable_version_counter=False)
     callbacks = [*own, best, last] if monitor else [*own, last]  # own ones first: what is saved is after them
-    callbacks += [Throughput(batch_size), Progress(folder.name), SaveOnInterrupt(folder / "last.ckpt")]
+    save = SaveOnInterrupt(folder / "last.ckpt", None if validates else cfg.val_every)
+    callbacks += [Throughput(batch_size), Progress(folder.name), save]
     if draw is not None:
         callbacks.append(ImageGrid(folder / "grids", draw, cfg.grid_every))
     return pl.Trainer(

@@ -298,7 +298,7 @@ def fit(
     monitor = "val/loss" if data.n_val and record.stage == "transformer" else None  # of the others the last is used
     if not data.n_val:
         why = "trainer.val_samples=0" if cfg.trainer.val_samples == 0 else f"{data.folder} has no validation split"
-        say(f"{record.stage}: nothing is validated, as {why}; before its end, only Ctrl-C saves a checkpoint")
+        say(f"{record.stage}: nothing is validated, as {why}")
     if data.left_out:
         say(
             f"{record.stage}: of {data.n_train:,} images {data.left_out:,} sit out each epoch, other ones every time, "
@@ -306,7 +306,8 @@ def fit(
         )
     done = checkpoint["batches"]
     trainer = make_trainer(
-        cfg.trainer, record.folder, module.steps, done, batch_size, monitor, draw, callbacks, shared_out
+        cfg.trainer, record.folder, module.steps, done, batch_size, monitor, draw, callbacks, shared_out,
+        validates=data.n_val > 0,
     )
     began = time.perf_counter()
     try:

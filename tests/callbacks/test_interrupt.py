@@ -56,6 +56,16 @@ def test_without_a_signal_nothing_is_saved_and_the_handlers_come_back(make_train
     assert not list(tmp_path.iterdir())
 
 
+def test_without_validation_it_is_saved_every_so_many_batches(make_trainer, counting, tmp_path):
+    path, seen = tmp_path / "last.ckpt", []
+
+    def look(batches):
+        seen.append(torch.load(path, weights_only=True)["batches"] if path.exists() else None)
+
+    make_trainer(SaveOnInterrupt(path, every=2)).fit(counting(5, look))
+    assert seen == [None, None, 2, 2, 4]
+
+
 def test_the_handlers_come_back_after_an_error_too(make_trainer, counting, tmp_path):
     def fail(batches):
         raise ZeroDivisionError
