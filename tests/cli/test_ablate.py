@@ -1,0 +1,63 @@
+"""A sweep over ways of training ends with a table, from one command that continues where it stopped."""
+
+import json
+
+import pytest
+
+from clipgen.shapes import prompts as world_prompts
+
+EXPERIMENT = """# @package _global_
+name: few
+hydra:
+  sweep: {dir: sweep}
+  callbacks:
+    ablation:
+      _target_: clipgen.cli.ablate.Ablation
+      name: few
+      bridges: [mean, none, knn]
+      fidelities: [0.9, 1.0]
+      guidance_scales: [1.0, 2.0]
+      first: [[draw, out=pictures, n=0]]
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    """Words that name it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "few.yaml").write_text(EXPERIMENT, encoding="utf-8")
+    return ["train", "-m", "--config-dir", tmp_path / "conf", "experiment=few", "stage=transformer"]
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Four prompts of each kind instead of hundreds."""
+    every = world_prompts.test_prompts()
+    monkeypatch.setattr(world_prompts, "test_prompts", lambda: [*every[:4], *every[-4:]])
+    monkeypatch.setattr(world_prompts, "development_prompts", lambda: every[100:104])
+
+
+def test_one_command_trains_judges_and_continues(clipgen, tiny, run_folder, few, experiment, tmp_path):
+    words = [
+        *experiment, *tiny, f"shards={run_folder / 'shards'}", f"latents={run_folder / 'latents'}",
+        f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}", "recipe=gap/default,gap/no_noise", "seed=0,1",
+    ]  # fmt: skip
+    outcome = clipgen(*words)
+    assert outcome.status == 0, outcome.error
+    results = json.loads((tmp_path / "sweep" / "few.json").read_text())
+    names = {"default", "image", "bridge=mean", "bridge=none", "bridge=knn", "guidance=1", "guidance=2", "no_noise"}
+    assert set(results["rows"]) == names | {"no_noise, bridge=none"} and results["seeds"] == [0, 1]
+    assert results["rows"]["default"]["judge.all"]["n"] == 2 and "| default |" in outcome.said
+    assert (tmp_path / "sweep" / "few.png").stat().st_size > 1000
+    kept = sorted((tmp_path / "sweep").glob("*/judged.json"))
+    assert len(kept) == 4
+    before = {path: path.stat().st_mtime_ns for path in (*kept, *(tmp_path / "sweep").glob("*/transformer/*.ckpt"))}
+    assert clipgen(*words).status == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "what was trained and judged is not done again"
+
+
+def test_data_that_cannot_be_made_first_ends_the_sweep(clipgen, tiny, experiment, tmp_path):
+    outcome = clipgen(*experiment, *tiny, "latents=nowhere", "recipe=gap/default,gap/no_noise")
+    assert outcome.status == 2 and "first: clipgen draw out=pictures n=0" in outcome.said
+    assert not list(tmp_path.glob("sweep/*/transformer"))
