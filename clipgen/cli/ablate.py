@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 from hydra.experimental.callback import Callback
@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from clipgen.errors import UserError
 
 JUDGED = "judged.json"  # in a job's folder: how it was asked → the judge's metrics
+DEFAULT = "default"  # the recipe that the others differ from in one thing
 EACH = {"development": 2, "test": 4}  # images of a prompt
 SHOWN = 6  # prompts in the picture
 RESULTS = Path("docs/results")  # of a clone; elsewhere the results stay in the sweep's folder
@@ -33,9 +34,8 @@ class Ablation(Callback):
         fidelities: Sequence[float],
         guidance_scales: Sequence[float],
         first: Sequence[Sequence[str]] = (),
-        default: str = "default",
     ):
-        self.name, self.default, self.first = name, default, [list(words) for words in first]
+        self.name, self.first = name, [list(words) for words in first]
         self.choices = {
             "bridges": list(bridges), "fidelities": list(fidelities), "guidance_scales": list(guidance_scales)
         }  # fmt: skip
@@ -44,7 +44,9 @@ class Ablation(Callback):
         from clipgen.cli.main import reported
 
         with reported():
-            if not (Path(config.latents) / "manifest.json").is_file():
+            needed = [Path(config.latents) / "manifest.json"]
+            needed += [Path(config.tokenizer.ckpt)] if config.tokenizer.ckpt else []
+            if not all(path.is_file() for path in needed):
                 for words in self.first:
                     print(f"first: clipgen {' '.join(words)}", flush=True)
                     done = subprocess.run([sys.executable, "-m", "clipgen.cli.main", *words])
@@ -66,10 +68,14 @@ class Ablation(Callback):
 
         plain = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
         verdicts = Verdicts(complete(plain), found_jobs(sweep))
-        variants = sorted(verdicts.variants, key=lambda variant: (variant != self.default, variant))
-        if variants[:1] != [self.default]:
-            raise UserError(f"{sweep} has no finished job of {self.default}, which the others are compared with")
-        rows = Rows(verdicts.judge, variants, verdicts.seeds, **self.choices).rows()
+        variants = sorted(verdicts.variants, key=lambda variant: (variant != DEFAULT, variant))
+        if variants[:1] != [DEFAULT] or not verdicts.seeds:
+            raise UserError(
+                f"{sweep} has no seed that {DEFAULT} and every other recipe have finished; type the same command again"
+            )
+        for variant, seed in sorted(set(verdicts.jobs) - {(v, s) for v in variants for s in verdicts.seeds}):
+            print(f"left out: {variant}, seed {seed}, which not every recipe has")
+        rows = Rows(verdicts.judge, variants, verdicts.seeds, **self.choices, least=verdicts.least()).rows()
         about = describe(pick_device(config.trainer.device))
         kept = ("commit", "threads", "python", "versions")
         content = {
@@ -87,10 +93,12 @@ class Ablation(Callback):
 
 
 def found_jobs(sweep: Path) -> dict[tuple[str, int], Path]:
-    """(variant, seed) → folder of each finished job: a variant is the last word of `recipe=gap/NAME`."""
+    """(variant, seed) → folder of each finished job: a variant is NAME of `recipe=gap/NAME`."""
     jobs = {}
     for path in sorted(sweep.glob("*/transformer/stage.json")):
         swept = dict(word.partition("=")[::2] for word in path.parents[1].name.split(","))
+        if other := set(swept) - {"recipe", "seed"}:
+            raise UserError(f"{path.parents[1]} swept {sorted(other)[0]} too; an ablation is of recipe and seed alone")
         if json.loads(path.read_text(encoding="utf-8"))["status"] == "done" and "recipe" in swept:
             jobs[swept["recipe"].removeprefix("gap_"), int(swept.get("seed", 0))] = path.parents[1]
     return jobs
@@ -100,22 +108,39 @@ class Verdicts:
     """The judge's metrics of any job asked in any way; each is made once and kept in the job's folder."""
 
     def __init__(self, cfg, jobs: dict[tuple[str, int], Path]):
+        from clipgen.config import asdict_of
+        from clipgen.data.atomic import fingerprint
+        from clipgen.data.manifest import Manifest
+
         self.cfg, self.jobs = cfg, jobs
         self.variants = sorted({variant for variant, _ in jobs})
         every = [{seed for each, seed in jobs if each == variant} for variant in self.variants]
         self.seeds = sorted(set.intersection(*every)) if every else []
-        self.pipeline = cache(self._pipeline)
+        self.pipeline = lru_cache(len(self.seeds) + 1)(self._pipeline)
+        latents = Manifest.load(cfg.latents, "latents").content
+        how = {"sampling": asdict_of(cfg.sampling), "each": EACH, "latents": latents, "bank": cfg.bank}
+        self.how = fingerprint(how)
 
     def judge(self, variant: str, seed: int, asked, split: str) -> dict[str, float]:
         from clipgen.data.atomic import write_json
 
         kept = self.jobs[variant, seed] / JUDGED
         known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
-        key = f"{split} {json.dumps(asdict(asked), sort_keys=True)} {self._weights(variant, seed)}"
+        key = f"{split} {json.dumps(asdict(asked), sort_keys=True)} {self._weights(variant, seed)} {self.how[:16]}"
         if key not in known:
             known[key] = self._judged(variant, seed, asked, split).metrics
             write_json(kept, known)
         return known[key]
+
+    def least(self) -> dict[str, float]:
+        """The lowest level that each variant was trained at; any may be asked of a model that is not told."""
+        found = {}
+        for variant in self.variants:
+            path = self.jobs[variant, self.seeds[0]] / "transformer" / "stage.json"
+            settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
+            told = settings["transformer"].get("level_token", True)
+            found[variant] = settings["transformer.train"]["min_level"] if told else 0.0
+        return found
 
     def _weights(self, variant: str, seed: int) -> str:
         from clipgen.cli.stages import transformer_checkpoint
@@ -135,9 +160,11 @@ class Verdicts:
 
     def _pipeline(self, variant: str, seed: int):
         from clipgen.cli import stages
+        from clipgen.cli.machine import pick_device
 
         transformer = stages.transformer_checkpoint(self.jobs[variant, seed] / "transformer")
-        return stages.assemble(self.cfg, stages.tokenizer_path(self.cfg), transformer, Path(self.cfg.latents))
+        device = pick_device(self.cfg.trainer.device)
+        return stages.assemble(self.cfg, stages.tokenizer_path(self.cfg), transformer, Path(self.cfg.latents), device)
 
     def copies(self, asked) -> dict[str, float]:
         """Mean distance to the nearest training picture, in levels: of samples, and of fresh pictures of the world."""
@@ -147,8 +174,7 @@ class Verdicts:
         from clipgen.evaluation.nearest import nearest
         from clipgen.shapes.draw import draw, scenes
 
-        variant, seed = self.variants[self.variants.index("default")], self.seeds[0]
-        samples = [np.asarray(image) for image in self._judged(variant, seed, asked, "development").images]
+        samples = [np.asarray(image) for image in self._judged(DEFAULT, self.seeds[0], asked, "development").images]
         size = samples[0].shape[0]
         fresh = [draw(scene, size) for scene in scenes(len(samples), 20_261_123)]
         data = ImageData(self.cfg.shards, size, 256, 1)

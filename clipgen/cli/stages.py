@@ -339,7 +339,9 @@ def export(cfg, tokenizer: Path, transformer: Path, latents: Path, out: Path) ->
     return pipeline
 
 
-def assemble(cfg, tokenizer: Path, transformer: Path, latents: Path) -> ClipGen:
+def assemble(
+    cfg, tokenizer: Path, transformer: Path, latents: Path, device: str | torch.device = "cpu"
+) -> ClipGen:
     """The generator of two checkpoints, with the statistics of the latents; UserError where they do not fit."""
     clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
     vqgan, vqgan_settings, sha256 = load_tokenizer(tokenizer, cfg.tokenizer.ckpt_config)
@@ -363,5 +365,5 @@ def assemble(cfg, tokenizer: Path, transformer: Path, latents: Path) -> ClipGen:
         say("there are no latents, so nothing is known of the gap: sampling.bridge=none, as in the paper")
     return ClipGen(
         vqgan, model, clip, statistics, sampling,
-        {"tokenizer": vqgan_settings, "transformer": model_settings}, bank_NE=bank_NE,
+        {"tokenizer": vqgan_settings, "transformer": model_settings}, device, bank_NE,
     )  # fmt: skip

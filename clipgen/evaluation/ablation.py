@@ -4,7 +4,7 @@ A variant is a way of training, with a model for each seed. Text asks through a 
 same model, asked by the embedding of a held-out picture of what the prompt says.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -45,18 +45,23 @@ class Ablation:
         bridges: Sequence[str],
         fidelities: Sequence[float],
         guidance_scales: Sequence[float],
+        least: Mapping[str, float],
     ):
-        """The first variant is the default; the first guidance scale is what bridges and fidelities are chosen at."""
+        """The first variant is the default; the first guidance scale is what bridges and fidelities are chosen at.
+
+        `least` is the lowest level that a variant was trained at: it is asked at none below.
+        """
+        self.least = least
         self.judge, self.variants, self.seeds = judge, variants, seeds
         self.bridges, self.fidelities, self.guidance_scales = bridges, fidelities, guidance_scales
 
     def rows(self) -> dict[str, Row]:
         default = self.variants[0]
         begun = Asked("text", self.bridges[0], self.fidelities[0], self.guidance_scales[0])
-        bridged = {each: self.best(default, self.over_fidelity(replace(begun, bridge=each))) for each in self.bridges}
+        bridged = {each: self.best(default, self.over_fidelity(default, replace(begun, bridge=each))) for each in self.bridges}
         best = self.best(default, list(bridged.values()))
         text = self.best(default, self.over_guidance(best))
-        image = self.best(default, self.over_fidelity(replace(begun, by="image")))
+        image = self.best(default, self.over_fidelity(default, replace(begun, by="image")))
         image = self.best(default, self.over_guidance(image))
         asked = {"default": (default, text), "image": (default, image)}
         for each, found in bridged.items():
@@ -64,14 +69,14 @@ class Ablation:
         for scale in sorted(self.guidance_scales):
             asked[f"guidance={scale:g}"] = default, replace(text, guidance_scale=scale)
         for variant in self.variants[1:]:
-            asked[variant] = variant, self.best(variant, self.over_fidelity(text))
+            asked[variant] = variant, self.best(variant, self.over_fidelity(variant, text))
             if variant == "no_noise":  # the paper: it asks as it trains
                 asked["no_noise, bridge=none"] = variant, replace(text, bridge="none", fidelity=1.0)
         marks = [self.judge(default, seed, image, "test") for seed in self.seeds]
         return {name: Row(variant, how, self.figures(variant, how, marks)) for name, (variant, how) in asked.items()}
 
-    def over_fidelity(self, asked: Asked) -> list[Asked]:
-        return [replace(asked, fidelity=each) for each in self.fidelities]
+    def over_fidelity(self, variant: str, asked: Asked) -> list[Asked]:
+        return [replace(asked, fidelity=each) for each in self.fidelities if each >= self.least[variant]]
 
     def over_guidance(self, asked: Asked) -> list[Asked]:
         return [replace(asked, guidance_scale=each) for each in self.guidance_scales]

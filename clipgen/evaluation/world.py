@@ -49,8 +49,10 @@ def judge_by_pictures(pipeline: ClipGen, prompts: Sequence[Prompt], n: int, seed
 
 def scenes_of(prompt: Prompt, n: int, seed: int) -> list[Scene]:
     """`n` scenes that a prompt describes; of the size it names, if any."""
-    found = scenes(20 * n, seed, only=[(prompt.shape, prompt.colour, prompt.background)])
-    return [scene for scene in found if prompt.size in (None, scene.size)][:n]
+    drawn = scenes(20 * n, seed, only=[(prompt.shape, prompt.colour, prompt.background)])
+    found = [scene for scene in drawn if prompt.size in (None, scene.size)][:n]
+    assert len(found) == n, (prompt, seed)
+    return found
 
 
 def yardsticks(pipeline: ClipGen, n: int, count: int = 500) -> dict[str, float]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from clipgen.errors import UserError
 from data_prep.executor import run
@@ -31,6 +31,7 @@ def work(job, tick):
     (folder / str(number)).touch()
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     try:
         if WHAT == "waits":
             (Path(sys.argv[1]) / "begun").touch()

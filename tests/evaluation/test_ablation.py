@@ -28,8 +28,9 @@ class Judge:
 def made():
     judge = Judge()
     ablation = Ablation(
-        judge, ["default", "no_noise"], [0, 1, 2], ["mean", "none", "whiten"], [0.9, 0.8, 1.0], [1.5, 1.0, 2.0]
-    )
+        judge, ["default", "no_noise"], [0, 1, 2], ["mean", "none", "whiten"], [0.9, 0.8, 1.0], [1.5, 1.0, 2.0],
+        {"default": 0.6, "no_noise": 1.0},
+    )  # fmt: skip
     return judge, ablation.rows()
 
 
@@ -54,7 +55,7 @@ def test_a_row_differs_from_the_default_in_its_factor_and_in_a_fidelity_of_its_o
             assert replace(row.asked, bridge=default.bridge, fidelity=default.fidelity) == default
         if name.startswith("guidance="):
             assert replace(row.asked, guidance_scale=default.guidance_scale) == default
-    assert rows["no_noise"].asked == default and rows["no_noise"].variant == "no_noise"
+    assert rows["no_noise"].asked == replace(default, fidelity=1.0) and rows["no_noise"].variant == "no_noise"
     paper = rows["no_noise, bridge=none"]
     assert (paper.variant, paper.asked.bridge, paper.asked.fidelity) == ("no_noise", "none", 1.0)
 
