@@ -58,7 +58,9 @@ class Ablation:
     def rows(self) -> dict[str, Row]:
         default = self.variants[0]
         begun = Asked("text", self.bridges[0], self.fidelities[0], self.guidance_scales[0])
-        bridged = {each: self.best(default, self.over_fidelity(default, replace(begun, bridge=each))) for each in self.bridges}
+        bridged = {}
+        for each in self.bridges:
+            bridged[each] = self.best(default, self.over_fidelity(default, replace(begun, bridge=each)))
         best = self.best(default, list(bridged.values()))
         text = self.best(default, self.over_guidance(best))
         image = self.best(default, self.over_fidelity(default, replace(begun, by="image")))
