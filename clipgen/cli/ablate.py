@@ -150,9 +150,9 @@ class Verdicts:
 
     def _judged(self, variant: str, seed: int, asked, split: str):
         from clipgen.evaluation.world import judge_by_pictures, judge_generator
-        from clipgen.shapes.prompts import development_prompts, test_prompts
+        from clipgen.shapes.prompts import ablation_prompts
 
-        prompts = {"test": test_prompts, "development": development_prompts}[split]()
+        prompts = ablation_prompts()[split == "test"]
         how = {"fidelity": asked.fidelity, "guidance_scale": asked.guidance_scale}
         if asked.by == "image":
             return judge_by_pictures(self.pipeline(variant, seed), prompts, EACH[split], seed, **how)
@@ -192,10 +192,11 @@ class Verdicts:
         import numpy as np
 
         from clipgen.picture import image_grid
-        from clipgen.shapes.prompts import test_prompts
+        from clipgen.shapes.prompts import ablation_prompts
 
-        chosen = test_prompts()[:: len(test_prompts()) // SHOWN][:SHOWN]
-        names = [name for name in rows if name == "image" or name.startswith("bridge=")]
+        prompts = ablation_prompts()[1]
+        chosen = prompts[:: len(prompts) // SHOWN][:SHOWN]
+        names = [name for name in rows if name in ("image", "plain_swap, bridge=none") or name.startswith("bridge=")]
         images, labels = [], []
         for name in names:
             made = self._shown(rows[name], chosen)

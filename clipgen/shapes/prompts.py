@@ -90,6 +90,18 @@ def development_prompts() -> list[Prompt]:
     ]
 
 
+def ablation_prompts() -> tuple[list[Prompt], list[Prompt]]:
+    """(development, test): a third of the held-out combinations is for choosing, and left out of the test prompts.
+
+    What only works for pictures like those it was shown must not win by never being asked for others.
+    """
+    for_choosing = sorted(held_out())[::3]
+    rng = np.random.default_rng(20_261_123)
+    unseen = _write("held_out", 40, for_choosing, CAPTIONS, UNSIZED_CAPTIONS, rng)
+    test = [each for each in test_prompts() if (each.shape, each.colour, each.background) not in for_choosing]
+    return development_prompts() + unseen, test
+
+
 def chance() -> dict[str, float]:
     """How often a guess that ignores the prompt is right."""
     return {

@@ -32,10 +32,9 @@ def experiment(tmp_path, monkeypatch):
 
 @pytest.fixture
 def few(monkeypatch):
-    """Four prompts of each kind instead of hundreds."""
-    every = world_prompts.test_prompts()
-    monkeypatch.setattr(world_prompts, "test_prompts", lambda: [*every[:4], *every[-4:]])
-    monkeypatch.setattr(world_prompts, "development_prompts", lambda: every[100:104])
+    """Some prompts instead of hundreds."""
+    development, test = world_prompts.ablation_prompts()
+    monkeypatch.setattr(world_prompts, "ablation_prompts", lambda: (development[:4], [*test[:6], *test[-6:]]))
 
 
 def test_one_command_trains_judges_and_continues(clipgen, tiny, run_folder, few, experiment, tmp_path):
@@ -47,7 +46,8 @@ def test_one_command_trains_judges_and_continues(clipgen, tiny, run_folder, few,
     assert outcome.status == 0, outcome.error
     results = json.loads((tmp_path / "sweep" / "few.json").read_text())
     names = {"default", "image", "bridge=mean", "bridge=none", "bridge=knn", "guidance=1", "guidance=2", "no_noise"}
-    assert set(results["rows"]) == names | {"no_noise, bridge=none"} and results["seeds"] == [0, 1]
+    names |= {f"no_noise, bridge={each}" for each in ("mean", "none", "knn")}
+    assert set(results["rows"]) == names and results["seeds"] == [0, 1]
     assert results["rows"]["default"]["judge.all"]["n"] == 2 and "| default |" in outcome.said
     assert (tmp_path / "sweep" / "few.png").stat().st_size > 1000
     kept = sorted((tmp_path / "sweep").glob("*/judged.json"))

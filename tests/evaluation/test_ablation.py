@@ -56,8 +56,9 @@ def test_a_row_differs_from_the_default_in_its_factor_and_in_a_fidelity_of_its_o
         if name.startswith("guidance="):
             assert replace(row.asked, guidance_scale=default.guidance_scale) == default
     assert rows["no_noise"].asked == replace(default, fidelity=1.0) and rows["no_noise"].variant == "no_noise"
-    paper = rows["no_noise, bridge=none"]
-    assert (paper.variant, paper.asked.bridge, paper.asked.fidelity) == ("no_noise", "none", 1.0)
+    for bridge in ("mean", "none", "whiten"):  # without noise every bridge is asked
+        clean = rows[f"no_noise, bridge={bridge}"]
+        assert (clean.variant, clean.asked) == ("no_noise", replace(default, bridge=bridge, fidelity=1.0))
 
 
 def test_figures_are_over_seeds_and_shares_of_image_are_by_seed(made):

@@ -22,6 +22,7 @@ from clipgen.shapes.prompts import (
     UNSIZED_DEVELOPMENT_REWORDED,
     UNSIZED_REWORDED,
     Prompt,
+    ablation_prompts,
     ceiling,
     chance,
     development_prompts,
@@ -162,3 +163,11 @@ def test_the_ceiling_counts_over_scenes():
     assert ceiling(made[:2], [Verdict.NONE] * 2)["judge.ceiling.size"] == 0.0
     assert all(isinstance(value, float) for value in metrics.values())
     assert np.isfinite(list(metrics.values())).all()
+
+
+def test_what_an_ablation_chooses_by_is_never_what_it_reports():
+    development, test = ablation_prompts()
+    unseen = [{(p.shape, p.colour, p.background) for p in part if p.kind == "held_out"} for part in (development, test)]
+    assert all(unseen) and not unseen[0] & unseen[1] and unseen[0] | unseen[1] <= held_out()
+    assert not {p.text for p in development} & {p.text for p in test}
+    assert len(development) == 140 and {p.text for p in test} < {p.text for p in fixed_prompts()}
