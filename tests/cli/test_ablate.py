@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from clipgen.cli.ablate import found_jobs
+from clipgen.errors import UserError
 from clipgen.shapes import prompts as world_prompts
 
 EXPERIMENT = """# @package _global_
@@ -61,3 +63,15 @@ def test_data_that_cannot_be_made_first_ends_the_sweep(clipgen, tiny, experiment
     outcome = clipgen(*experiment, *tiny, "latents=nowhere", "recipe=gap/default,gap/no_noise")
     assert outcome.status == 2 and "first: clipgen draw out=pictures n=0" in outcome.said
     assert not list(tmp_path.glob("sweep/*/transformer"))
+
+
+@pytest.mark.parametrize(
+    ("swept", "said"),
+    [("seed=0", "give two or more"), ("recipe=gap_default,transformer.width=64", "swept transformer.width too")],
+)
+def test_a_sweep_of_something_else_is_no_ablation(swept, said, tmp_path):
+    stage = tmp_path / swept / "transformer" / "stage.json"
+    stage.parent.mkdir(parents=True)
+    stage.write_text('{"status": "done"}', encoding="utf-8")
+    with pytest.raises(UserError, match=said):
+        found_jobs(tmp_path)
