@@ -98,7 +98,7 @@ def found_jobs(sweep: Path) -> dict[tuple[str, int], Path]:
     for path in sorted(sweep.glob("*/transformer/stage.json")):
         swept = dict(word.partition("=")[::2] for word in path.parents[1].name.split(","))
         if "recipe" not in swept:
-            raise UserError(f"{path.parents[1]} is not named by its recipe, as only one was asked for; give two or more")
+            raise UserError(f"{path.parents[1]} does not name its recipe, as only one was asked for; give two or more")
         if other := set(swept) - {"recipe", "seed"}:
             raise UserError(f"{path.parents[1]} swept {sorted(other)[0]} too; an ablation is of recipe and seed alone")
         if json.loads(path.read_text(encoding="utf-8"))["status"] == "done":
