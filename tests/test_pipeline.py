@@ -410,11 +410,10 @@ def test_one_white_pixel_makes_its_cell_anew(pipeline, monkeypatch, side):
 
 
 def test_bf16_is_near(pipeline):
-    """With so few and so large logits most tokens are the same; the pictures must not all be others'."""
+    """Of its pixels 43 to 68 % are the same, by the seed; of another image's 1 to 2 %."""
     exact, near = (pixels(pipeline.generate(PROMPTS, n=4, precision=kind)) for kind in ("fp32", "bf16"))
-    assert not np.array_equal(exact, pixels(pipeline.generate(PROMPTS, n=4, seed=1)))
-    same = (exact == near).all((1, 2, 3)).mean()
-    assert same > 0
+    assert (exact == near).mean() > 0.3
+    assert (exact == pixels(pipeline.generate(PROMPTS, n=4, seed=1))).mean() < 0.05
 
 
 @pytest.mark.parametrize(

@@ -274,18 +274,18 @@ def test_a_negative_condition_takes_the_null_s_place():
     ("dtype", "precision", "tolerance"),
     [
         (torch.float32, None, 1e-5), (torch.float32, "fp32", 1e-5), (torch.bfloat16, None, 0.02),
-        (torch.bfloat16, "bf16", 0.02),
+        (torch.bfloat16, "bf16", 0.1),
     ],
 )  # fmt: skip
 def test_cached_logits_are_the_uncached_ones(dtype, precision, tolerance):
-    """Of the logits' spread; without a precision, of the network itself under autocast."""
+    """Of the logits' spread; what is prepared for bf16 against the network in float32, as for sampling."""
     network = model()
     stepped = prepared(network, precision) if precision else network
     token_BL = torch.randint(20, (3, 12))
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16 and not precision):
         whole_BLV = network(token_BL, CONDITIONS, LEVELS).float()
         cache = stepped.new_cache(3, dtype)
-        steps = [stepped.step(stepped.conditioner(CONDITIONS, LEVELS), cache)]
+        steps = [stepped.step(stepped.conditioner(CONDITIONS, LEVELS).to(stepped.embed.weight.dtype), cache)]
         steps += [stepped.step(stepped.embed(token_BL[:, i : i + 1]), cache) for i in range(11)]
     difference = (torch.stack(steps, 1).float() - whole_BLV).abs().max() / whole_BLV.std()
     assert difference < tolerance and steps[0].dtype == dtype
