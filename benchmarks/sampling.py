@@ -222,8 +222,8 @@ def rows() -> list[dict]:
 
 
 if __name__ == "__main__":
-    assert pick_device("auto").type == "cpu", (
-        "the GPU's way (compiled steps, CUDA graphs) is not built: run this on a CPU"
-    )
+    if pick_device("auto").type != "cpu":
+        print("sampling was not measured: steps compiled for a GPU are not built, so this is for a CPU")
+        sys.exit()
     torch.manual_seed(0)
     show(rows(), "Sampling image tokens, 256 a picture")

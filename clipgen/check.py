@@ -108,6 +108,12 @@ def check(cfg: Config) -> None:
     devices = max(cfg.trainer.devices, int(os.environ.get("WORLD_SIZE", 1)))
     _check_transformer(m)
     _check_strategy(cfg, devices)
+    if m.gft and (cfg.sampling.guidance_schedule != "constant" or cfg.sampling.guidance_scale < 1):
+        raise UserError(
+            f"transformer.gft=true is told one scale of 1 or more for all tokens, but sampling.guidance_scale="
+            f"{cfg.sampling.guidance_scale:g} and sampling.guidance_schedule={cfg.sampling.guidance_schedule}; take "
+            "sampling.guidance_schedule=constant and a scale of at least 1"
+        )
     if not m.cond_drop_prob and cfg.sampling.guidance_scale != 1:
         raise UserError(
             f"sampling.guidance_scale={cfg.sampling.guidance_scale:g} needs a model that knows no condition, but "

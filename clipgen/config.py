@@ -251,7 +251,7 @@ class SampleConfig(Generate):
     mask: str | None = None
     candidates: int | None = None
     keep: int | None = None
-    rerank: str = "clip"
+    rerank: str | None = None
     out: str = "samples"
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -59,7 +60,7 @@ class ClipGen:
         self.bank_NE = None if bank_NE is None else bank_NE.to(self.device)
         self.sampling = {"bridge": bridges.DEFAULT, **LATER, **sampling}  # what a model of before had no choice in
         self.settings = settings
-        self._copies: dict[str, Transformer] = {}  # by precision
+        self._copies: dict[str, tuple[list, Transformer]] = {}  # by precision; which weights they were made of
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> "ClipGen":
@@ -135,6 +136,7 @@ class ClipGen:
     def card(self) -> str:
         size, downsample = self.vqgan.image_size, self.vqgan.downsample
         parameters = sum(p.numel() for p in self.transformer.parameters()) / 1e6
+        size_of_bank = 0 if self.bank_NE is None else len(self.bank_NE)
         return (
             "---\nlibrary_name: clipgen\npipeline_tag: text-to-image\n---\n"
             f"# A text-to-image generator trained without captions\n\n"
@@ -145,6 +147,8 @@ class ClipGen:
             'images = ClipGen.from_pretrained("THIS_FOLDER").generate(["…"], n=4, seed=0)\n```\n\n'
             "It knows what the images it was trained on show, and the words its CLIP knows. It does not count well, "
             "and it does not tell which of two objects has which property.\n\n"
+            f"Bridges from text to images: {', '.join(self.usable_bridges())} "
+            f"(bank of `knn`: {f'{size_of_bank:,} images' if size_of_bank else 'none'}).\n\n"
             f"CLIP: `{self.clip.identity.sha256[:16]}…`. Sampling defaults: `{json.dumps(self.sampling)}`.\n"
         )
 
@@ -186,6 +190,12 @@ class ClipGen:
         centred = self.transformer.centred
         return bridges.bridge(name, text_BE.to(self.device), self.statistics, self.bank_NE, centred)
 
+    def usable_bridges(self) -> list[str]:
+        """Those for which this model holds the statistics, and the bank for `knn`."""
+        centred = ["image_mean"] if self.transformer.centred else []
+        found = [name for name, (_, needs) in bridges.MAPS.items() if {*needs, *centred} <= set(self.statistics)]
+        return found if self.bank_NE is None else [*found, *(f"{name}+knn" for name in found)]
+
     def image_conditions(self, images: Sequence[Image.Image]) -> Tensor:
         """Conditions (B, E) of pictures of the generator's own size."""
         parts = [self._tensor(images[start : start + 256]) for start in range(0, len(images), 256)]
@@ -206,14 +216,18 @@ class ClipGen:
         """The best `keep` of `candidates` images for each prompt, the best first; the candidates are `generate`'s.
 
         `rerank="clip"` takes the cosine of image and prompt by the conditioning CLIP, `"self"` what the Transformer
-        itself says: log p(tokens | prompt) - log p(tokens | null), for which the null must have been trained.
+        itself says: log p(tokens | prompt) - log p(tokens | null), for which the null must have been trained and
+        not be replaced by `negative`.
         """
         if not 1 <= keep <= candidates:
             raise UserError(f"keep={keep} of candidates={candidates}; keep at least 1 and at most all of them")
         _choose("rerank", rerank)
         condition_PE = self._text_conditions(prompts, sampling.get("bridge"))
         seeds = [image_seed(prompt, seed, i) for prompt in prompts for i in range(candidates)]
-        prefer, away_1E = rerank == "self", self._negative(negative, sampling)
+        prefer = rerank == "self"
+        if prefer and negative is not None:
+            raise UserError(f'rerank=self compares with no prompt, not with negative="{negative}"; take rerank=clip')
+        away_1E = self._negative(negative, sampling)
         images, scores = self._sampled(
             condition_PE.repeat_interleave(candidates, 0), seeds, on_batch, away_1E, prefer=prefer, **sampling
         )
@@ -238,15 +252,15 @@ class ClipGen:
     ) -> list[Image.Image]:
         """`n` times the image with what is white in `mask` made anew, towards the prompt or the image's own embedding.
 
-        A token's cell is made anew where any of its pixels is white; the other tokens are kept. A model trained in any
-        order knows all of them; one trained in raster order only what is above and to the left of a token. UserError
-        where the sizes differ or nothing is white.
+        A token's cell is made anew where any pixel of the mask there is white; the other tokens are kept. A model
+        trained in any order knows all of them; one trained in raster order only what is above and to the left of a
+        token. UserError where the sizes differ or nothing is white.
         """
         if mask.size != image.size:
             raise UserError(f"the mask has {_size(mask)} pixels and the image {_size(image)}; give them the same size")
-        h, w = self.transformer.grid
-        white_HW = self._tensor([center_crop_resize(mask.convert("RGB"), self.vqgan.image_size)])[0].mean(0) > 0
-        made_L = white_HW.view(h, white_HW.shape[0] // h, w, -1).any(3).any(1).flatten()
+        white = mask.convert("L").point(lambda level: 255 * (level > 127)).convert("F")  # shares too small for a byte
+        shares = center_crop_resize(white, self.transformer.grid, Image.Resampling.BOX)
+        made_L = torch.from_numpy(np.array(shares)).flatten().to(self.device) > 0
         if not made_L.any():
             raise UserError("the mask has no white where the model looks; paint white what is to be made")
         pixels = center_crop_resize(image.convert("RGB"), self.vqgan.image_size)
@@ -341,6 +355,8 @@ class ClipGen:
     ) -> tuple[list[Image.Image], list[float]]:
         """Images, and with `prefer` how much more likely the condition makes each than the null does, in nats."""
         options = self._options(sampling)
+        if self.transformer.gft and negative_BE is None:
+            self._check_one_pass(options)
         untrained_null = not self.transformer.conditioner.drop_prob and negative_BE is None
         contrasted = options["guidance_scale"] != 1 and not self.transformer.gft
         if untrained_null and (prefer or contrasted):
@@ -368,10 +384,22 @@ class ClipGen:
                 on_batch(len(part_BE))
         return images, preferences
 
+    def _check_one_pass(self, options: dict[str, Any]) -> None:
+        scale, schedule = options["guidance_scale"], options["guidance_schedule"]
+        if scale < 1:
+            raise UserError(f"guidance_scale={scale} is below what a model trained with gft was told; take 1 or more")
+        if schedule != "constant":
+            raise UserError(
+                f"guidance_schedule={schedule} needs two passes, but a model trained with gft is told one scale for "
+                "all tokens; take guidance_schedule=constant"
+            )
+
     def _prepared(self, precision: str) -> Transformer:
-        if precision not in self._copies:
-            self._copies[precision] = prepared(self.transformer, precision)
-        return self._copies[precision]
+        """The copy for sampling, made anew when a weight was changed or replaced."""
+        weights = [(tensor.data_ptr(), tensor._version) for tensor in self.transformer.parameters()]
+        if precision not in self._copies or self._copies[precision][0] != weights:
+            self._copies[precision] = weights, prepared(self.transformer, precision)
+        return self._copies[precision][1]
 
     def _options(self, overrides: dict[str, Any]) -> dict[str, Any]:
         if unknown := set(overrides) - set(self.sampling):
@@ -385,6 +413,7 @@ class ClipGen:
                 raise UserError(f"{key}={options[key]} is out of range; take a value from {low} to {high}")
         for key in ("guidance_schedule", "precision"):
             _choose(key, options[key])
+        bridges.parse(options["bridge"])
         return options
 
     def scores(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
@@ -397,8 +426,6 @@ class ClipGen:
         return found
 
     def _tensor(self, images: Sequence[Image.Image]) -> Tensor:
-        import numpy as np
-
         return to_model_range(torch.from_numpy(np.stack([np.asarray(image) for image in images])).to(self.device))
 
 

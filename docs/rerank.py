@@ -13,10 +13,14 @@ import numpy as np
 import torch
 
 from clipgen.cli.machine import describe, pick_device
-from clipgen.pipeline import ClipGen, image_seed
+from clipgen.data.transforms import to_uint8
+from clipgen.pipeline import ClipGen
 from clipgen.shapes.judge import judge_many
 from clipgen.shapes.prompts import Prompt, development_prompts
+from clipgen.transformer.packed import prepared
+from clipgen.transformer.sampling import generate
 
+OPTIONS = ("guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "min_p")
 RESULT = Path(__file__).parent / "results" / "rerank.json"
 
 
@@ -38,42 +42,45 @@ def figure(values: list[float]) -> dict:
 def rerank(pipeline: ClipGen, prompts: list[Prompt], candidates: int, keep: int) -> dict:
     """Per arm and attribute the share of right pictures of a prompt, over the prompts."""
     texts = [prompt.text for prompt in prompts]
-    condition_BE = pipeline._text_conditions(texts).repeat_interleave(candidates, 0)
-    seeds = [image_seed(text, 0, i) for text in texts for i in range(candidates)]
-    images, preferences = pipeline._sampled(condition_BE, seeds, prefer=True)
-    clip = pipeline.scores(images, [text for text in texts for _ in range(candidates)])
-    verdicts = judge_many(np.asarray(image) for image in images)
+    kept = {"none": pipeline.generate(texts, keep)}
+    kept |= {arm: pipeline.generate_best(texts, candidates, keep, arm) for arm in ("clip", "self")}
     arms = {}
-    for arm, scores in (("none", np.zeros(len(seeds))), ("clip", clip), ("self", preferences)):
+    for arm, images in kept.items():
+        verdicts = judge_many(np.asarray(image) for image in images)
         shares: dict[str, list[float]] = {}
         for i, prompt in enumerate(prompts):
-            ranked = sorted(range(i * candidates, (i + 1) * candidates), key=lambda at: -scores[at])[:keep]
-            judged = [right(prompt, verdicts[at]) for at in ranked]
+            judged = [right(prompt, verdict) for verdict in verdicts[i * keep : (i + 1) * keep]]
             for name in judged[0]:
                 shares.setdefault(name, []).append(float(np.mean([each[name] for each in judged])))
         arms[arm] = {f"judge.{name}": figure(values) for name, values in shares.items()}
     return arms
 
 
+@torch.inference_mode()
+def made(pipeline: ClipGen, texts: list[str], size: int, precision: str) -> tuple[torch.Tensor, np.ndarray]:
+    """Tokens (B, L) and pixels of one image of each text, in batches of `size`, by the model's own settings."""
+    model = prepared(pipeline.transformer, precision)
+    condition_BE = pipeline.bridge(pipeline.clip.encode_text(texts))
+    options = {key: pipeline.sampling[key] for key in OPTIONS}
+    tokens, pixels = [], []
+    for start in range(0, len(texts), size):
+        part_BE = condition_BE[start : start + size]
+        level_B = part_BE.new_full((len(part_BE),), pipeline.sampling["fidelity"])
+        tokens.append(generate(model, part_BE, level_B, range(start, start + len(part_BE)), **options))
+        pixels.append(to_uint8(pipeline.vqgan.decode(tokens[-1])))
+    return torch.cat(tokens).flatten(1), torch.cat(pixels).cpu().numpy().astype(int)
+
+
 def agreement(pipeline: ClipGen, texts: list[str]) -> dict:
     """Shares of equal tokens and of images with all tokens equal, against a batch of 8 in float32."""
-    condition_BE = pipeline._text_conditions(texts)
-    decode, made = pipeline.vqgan.decode, []
-    pipeline.vqgan.decode = lambda tokens_Bhw: (made.append(tokens_Bhw.flatten(1)), decode(tokens_Bhw))[1]
-
-    def tokens_of(**options) -> tuple[torch.Tensor, np.ndarray]:
-        made.clear()
-        images = pipeline.from_conditions(condition_BE, range(len(texts)), **options)
-        return torch.cat(made), np.stack([np.asarray(image, dtype=int) for image in images])
-
-    token_BL, pixels = tokens_of(batch_size=8)
+    token_BL, pixels = made(pipeline, texts, 8, "fp32")
     found = {}
-    for name, options in {
-        "fp32, batch of 1": {"batch_size": 1},
-        "fp32, all in a batch": {"batch_size": len(texts)},
-        "bf16, batch of 8": {"batch_size": 8, "precision": "bf16"},
-    }.items():
-        other_BL, other_pixels = tokens_of(**options)
+    for name, size, precision in (
+        ("fp32, batch of 1", 1, "fp32"),
+        ("fp32, all in a batch", len(texts), "fp32"),
+        ("bf16, batch of 8", 8, "bf16"),
+    ):
+        other_BL, other_pixels = made(pipeline, texts, size, precision)
         same_BL = token_BL == other_BL
         found[name] = {
             "tokens": round(float(same_BL.float().mean()), 4),
@@ -83,7 +90,6 @@ def agreement(pipeline: ClipGen, texts: list[str]) -> dict:
         }
         if same_BL.all():
             found[name]["largest pixel difference"] = int(np.abs(pixels - other_pixels).max())
-    pipeline.vqgan.decode = decode
     return found
 
 

@@ -114,6 +114,10 @@ def config(*words: str) -> Config:
         (f"{PAPER} transformer.train.rar=true", "transformer.train.rar style=gpt2 false"),
         (f"{PAPER} transformer.gft=true", "transformer.gft style=gpt2 false"),
         (
+            "transformer.gft=true sampling.guidance_schedule=power_cosine",
+            "transformer.gft=true one scale sampling.guidance_schedule=power_cosine take constant",
+        ),
+        (
             "transformer.gft=true transformer.cond_drop_prob=0 sampling.guidance_scale=1",
             "transformer.gft=true transformer.cond_drop_prob=0.1",
         ),

@@ -399,21 +399,21 @@ def test_what_the_mask_leaves_is_kept(pipeline, monkeypatch, prompt):
     assert np.abs(pixels(again).astype(int) - pixels(made)).max() <= 1
 
 
-def test_one_white_pixel_makes_its_cell_anew(pipeline, monkeypatch):
+@pytest.mark.parametrize("side", [16, 64, 1024])
+def test_one_white_pixel_makes_its_cell_anew(pipeline, monkeypatch, side):
     given = []
     monkeypatch.setattr("clipgen.pipeline.sample", lambda *a, **o: given.append(o["given"]) or sample(*a, **o))
-    mask = Image.new("L", (16, 16))
-    mask.putpixel((5, 11), 255)
-    pipeline.complete(Image.new("RGB", (16, 16)), mask, n=1)
+    mask = Image.new("L", (side, side))
+    mask.putpixel((5 * side // 16, 11 * side // 16), 255)
+    pipeline.complete(Image.new("RGB", (side, side)), mask, n=1)
     assert given[0].known_L.logical_not().nonzero().flatten().tolist() == [2 * 4 + 1]
 
 
 def test_bf16_is_near(pipeline):
-    """With so few and so large logits most tokens are the same; the pictures must not all be others'."""
+    """Of its pixels 43 to 68 % are the same, by the seed; of another image's 1 to 2 %."""
     exact, near = (pixels(pipeline.generate(PROMPTS, n=4, precision=kind)) for kind in ("fp32", "bf16"))
-    assert not np.array_equal(exact, pixels(pipeline.generate(PROMPTS, n=4, seed=1)))
-    same = (exact == near).all((1, 2, 3)).mean()
-    assert same > 0
+    assert (exact == near).mean() > 0.3
+    assert (exact == pixels(pipeline.generate(PROMPTS, n=4, seed=1))).mean() < 0.05
 
 
 @pytest.mark.parametrize(
@@ -424,6 +424,8 @@ def test_bf16_is_near(pipeline):
         (lambda p: p.generate(PROMPTS, guidance_schedule="linear"), "guidance_schedule=linear is unknown; take"),
         (lambda p: p.generate(PROMPTS, precision="fp8"), "precision=fp8 is unknown; take fp32 or bf16"),
         (lambda p: p.generate(PROMPTS, min_p=1.5), "min_p=1.5 is out of range"),
+        (lambda p: p.generate_best(PROMPTS, 2, 1, "self", negative="a ring"), 'not with negative="a ring"'),
+        (lambda p: p.vary(halves()[0], bridge="foo"), "bridge=foo is unknown"),
         (lambda p: p.complete(halves()[0], Image.new("L", (9, 9))), "the mask has 9×9 pixels and the image 20×20"),
         (lambda p: p.complete(halves()[0], Image.new("L", (20, 20))), "the mask has no white"),
     ],
@@ -443,6 +445,35 @@ def test_guidance_needs_a_null_that_was_trained(pipeline, monkeypatch):
     pipeline.generate(PROMPTS[:1], n=1, guidance_scale=1.0)
     row_1E = pipeline._text_conditions(PROMPTS[:1])
     assert pipeline.from_conditions(row_1E, [1], negative_BE=-row_1E)
+
+
+def test_a_model_told_its_guidance_refuses_what_it_cannot_be_told(pipeline):
+    transformer = Transformer(**TRANSFORMER, gft=True)
+    parts = (pipeline.vqgan, transformer, pipeline.clip, pipeline.statistics, SAMPLING, pipeline.settings)
+    told = ClipGen(*parts)
+    for wrong, says in (({"guidance_scale": 0.5}, "below what"), ({"guidance_schedule": "power_cosine"}, "two passes")):
+        with pytest.raises(UserError, match=says):
+            told.generate(PROMPTS[:1], **wrong)
+        assert told.generate(PROMPTS[:1], n=1, negative="a ring", **wrong)  # which takes two passes
+    assert len(told.generate_best(PROMPTS[:1], 3, 2, "self")) == 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_changed_weight_is_sampled_with(pipeline, precision):
+    transformer = Transformer(**TRANSFORMER)
+    transformer.load_state_dict(pipeline.transformer.state_dict())
+    parts = (pipeline.vqgan, transformer, pipeline.clip, pipeline.statistics, SAMPLING, pipeline.settings)
+    own = ClipGen(*parts)
+    before = pixels(own.generate(PROMPTS[:1], precision=precision))
+    assert np.array_equal(pixels(own.generate(PROMPTS[:1], precision=precision)), before)
+    with torch.no_grad():
+        transformer.head.weight.neg_()
+    assert not np.array_equal(pixels(own.generate(PROMPTS[:1], precision=precision)), before)
+
+
+def test_the_card_names_the_bridges_that_work(pipeline, bridged):
+    assert "Bridges from text to images: none, mean (bank of `knn`: none)." in pipeline.card()
+    assert "whiten, none+knn, mean+knn, mean_scale+knn, whiten+knn (bank of `knn`: 20 images)." in bridged.card()
 
 
 def test_a_model_of_before_gets_the_new_settings(pipeline):

@@ -68,6 +68,7 @@ def by_clip(cfg: EvaluateConfig, pipeline, sampling: dict) -> dict[str, float]:
     from tqdm import tqdm
 
     from clipgen.cli.build import load_clip_once
+    from clipgen.cli.say import say_cut
     from clipgen.clip.texts import read_texts
     from clipgen.data.atomic import replacing
     from clipgen.evaluation.prompts import clip_figures
@@ -75,6 +76,8 @@ def by_clip(cfg: EvaluateConfig, pipeline, sampling: dict) -> dict[str, float]:
 
     texts = read_texts(cfg.prompts, f"prompts={cfg.prompts}", "prompt")
     clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained, pipeline.device)
+    say_cut(pipeline.clip, texts)
+    say_cut(clip, texts, f"clip.model={cfg.clip.model}")
     with tqdm(total=cfg.n * len(texts), desc="generating from text", unit="img") as bar:
         images = pipeline.generate(texts, cfg.n, cfg.seed, bar.update, **sampling)
     figures = clip_figures(images, texts, clip)

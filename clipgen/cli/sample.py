@@ -1,11 +1,11 @@
 """`clipgen sample`: prompts → numbered PNGs, a labelled grid, and samples.jsonl."""
 
 import json
-import sys
 import time
 from pathlib import Path
 
 from clipgen.cli.mix import read_mix
+from clipgen.cli.say import say_cut
 from clipgen.config import GENERATION, SampleConfig
 from clipgen.errors import UserError
 
@@ -29,6 +29,8 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
         raise UserError(f"mask={cfg.mask} completes one image; give image=FILE, and at most one prompt")
     if cfg.candidates is None and cfg.keep is not None:
         raise UserError(f"keep={cfg.keep} of how many? give candidates=32, or n={cfg.keep} for as they come")
+    if cfg.candidates is None and cfg.rerank is not None:
+        raise UserError(f"rerank={cfg.rerank} has nothing to rank; give candidates=32, or leave it out")
     if cfg.candidates is not None and (cfg.image or cfg.mix):
         raise UserError(f"candidates={cfg.candidates} are ranked by a prompt; leave out {file}")
     parts = read_mix(cfg.mix) if cfg.mix else []
@@ -49,8 +51,7 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
     sampling = {key: cfg[key] for key in GENERATION}
     negative = [] if cfg.negative is None else [cfg.negative]
     asked = [*texts, *negative, *(value for value, kind, _ in parts if kind == "text")]
-    for text in pipeline.clip.too_long(asked):
-        print(f'sample: "{text[:40]}…" fills the context of this CLIP; what goes beyond is cut', file=sys.stderr)
+    say_cut(pipeline.clip, asked)
     each = cfg.n if cfg.candidates is None or cfg.keep is None else cfg.keep
     made = (cfg.candidates or cfg.n) * max(len(texts), 1)
     began = time.perf_counter()
@@ -65,7 +66,7 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
             opened = [(open_image(value, file) if kind == "image" else value, weight) for value, kind, weight in parts]
             images = pipeline.mix(opened, each, cfg.seed, **how)
         elif cfg.candidates is not None:
-            images = pipeline.generate_best(texts, cfg.candidates, each, cfg.rerank, cfg.seed, **how)
+            images = pipeline.generate_best(texts, cfg.candidates, each, cfg.rerank or "clip", cfg.seed, **how)
         else:
             images = pipeline.generate(texts, each, cfg.seed, **how)
     seconds = time.perf_counter() - began
@@ -84,7 +85,7 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
         line |= {"mix": parts or None, "negative": cfg.negative}
         line |= {"number": i % each, "seed": cfg.seed, "settings": used, "model": cfg.model, "clip_score": score}
         if cfg.candidates is not None:
-            line |= {"candidates": cfg.candidates, "rerank": cfg.rerank}
+            line |= {"candidates": cfg.candidates, "rerank": cfg.rerank or "clip"}
         lines.append(line | {"clip_score_by": "the conditioning CLIP"})
     with replacing(out / "samples.jsonl") as path:
         path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
@@ -94,7 +95,10 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
         headings = [label if row == 0 else "" for label in labels for row in range(rows)]
         image_grid(_filled(images, each, rows * columns), columns, headings).save(path, format="PNG")
     mean = f", mean CLIP score {sum(scores) / len(scores):.3f} (the conditioning CLIP's own)" if texts else ""
-    speed = f"{made / seconds:.1f} images/s, {made * pipeline.transformer.n_tokens / seconds:.0f} tokens/s"
+    speed = f"{made / seconds:.1f} images/s"
+    if not cfg.mask:  # where some tokens are given, not drawn
+        speed += f", {made * pipeline.transformer.n_tokens / seconds:.0f} tokens/s"
+    speed += ", CLIP and decoding included"
     print(f"sample: {len(images)} images in {out} ({speed}{mean}); look at {out}/grid.png")
 
 

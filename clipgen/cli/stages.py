@@ -36,7 +36,7 @@ from clipgen.cli.machine import check_compiler, pick_device
 from clipgen.cli.perceptual import PERCEPTUAL_FILE_KEYS, needs_clip, perceptual_inputs, perceptual_loss
 from clipgen.cli.reconstruction import embedding_reconstruction
 from clipgen.cli.record import Record, begin
-from clipgen.cli.say import say
+from clipgen.cli.say import say, say_cut
 from clipgen.clip.frozen import FrozenClip
 from clipgen.clip.module import ClipModule, save_open_clip
 from clipgen.config import Config, asdict_of
@@ -197,6 +197,7 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     prompts = list(cfg.prompts)[:PREVIEWS]
     text_BE = None
     if prompts:
+        say_cut(clip, prompts)
         bank_NE = bank(cfg.latents, cfg.bank) if "knn" in cfg.sampling.bridge else None
         text_BE = bridge(
             cfg.sampling.bridge, clip.encode_text(prompts).cpu(), statistics, bank_NE, m.centred

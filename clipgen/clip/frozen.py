@@ -100,8 +100,13 @@ class FrozenClip(nn.Module):
             return torch.cat([F.normalize(self.model.encode_text(t).float(), dim=-1) for t in tokens.split(256)])
 
     def too_long(self, texts: Sequence[str]) -> list[str]:
-        """Those of the texts that fill the context, where whatever follows is cut."""
-        return [text for text in texts if torch.equal(*self.tokenizer([text, f"{text} more"]))]
+        """Those of the texts whose end does not fit into the context."""
+        if not texts:
+            return []
+        token_BL = self.tokenizer(list(texts))
+        longer_BM = self.tokenizer(list(texts), context_length=token_BL.shape[1] + 1)
+        cut_B = (longer_BM[:, :-1] != token_BL).any(1)
+        return [text for text, cut in zip(texts, cut_B.tolist(), strict=True) if cut]
 
     def features(self, image_BCHW: Tensor) -> list[Tensor]:
         """Feature maps (B, C, h, w) of the image tower, with gradients to the image: for a perceptual loss."""

@@ -39,7 +39,9 @@ def fits(shape: Sequence[int], size: Size) -> bool:
     return shape[0] >= height and shape[1] >= width
 
 
-def center_crop_resize(image: Image.Image, size: Size) -> Image.Image:
+def center_crop_resize(
+    image: Image.Image, size: Size, resample: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
     """The centre of a picture in the proportions of `size`, brought to it, antialiased.
 
     The same as resizing until it just covers `size` and then cropping, but cropped first: a strip of 16 × 50,000
@@ -55,7 +57,7 @@ def center_crop_resize(image: Image.Image, size: Size) -> Image.Image:
         left, top = int(left), int(top)  # whole pixels, so that nothing is resampled
         return image.crop((left, top, left + width, top + height))
     box = (left, top, left + right, top + down)
-    return image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+    return image.resize((width, height), resample, box=box)
 
 
 def center_crop(image_HWC: np.ndarray, size: Size) -> np.ndarray:

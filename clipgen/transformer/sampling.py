@@ -1,6 +1,6 @@
 """Sampling of image tokens: free functions that know nothing of the model but its prefix, its step and its cache.
 
-B images, R rows of a pass (2·B with guidance), P prefix tokens, D width, V codebook size, C codes to draw from,
+B images, R rows of a pass (B, 2·B or 3·B), P prefix tokens, D width, V codebook size, C codes to draw from,
 L image tokens
 """
 
@@ -101,24 +101,26 @@ def sample(
     """B images' tokens; image i depends on `seeds[i]` and on no other image of the batch.
 
     `negative_BE` takes the null's place in guidance. A model trained for guidance in one pass (`gft`) is told the scale
-    instead. Tokens of `given` are kept; a model trained in any order is shown all of them first, any other draws each
-    token knowing those before it in raster order. With `prefer` the null is asked whatever the guidance.
+    instead, at least 1. Tokens of `given` are kept; a model trained in any order is shown all of them first, any other
+    draws each token knowing those before it in raster order. With `prefer` the null is asked whatever the guidance, and
+    the condition without guidance.
     """
     B, L = len(condition_BE), model.n_tokens
     device = condition_BE.device
     uniform_BL = torch.stack([torch.rand(L, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     uniform_LB = uniform_BL.double().t().contiguous().to(device)
-    one_pass = model.gft and negative_BE is None
-    if one_pass:  # arXiv 2501.15420: beta is one over the scale
-        prefix_RPD = model.conditioner(condition_BE, level_B, torch.full_like(level_B, 1 / max(guidance_scale, 1.0)))
-        guidance_scale = 1.0
-    else:
-        prefix_RPD = model.conditioner(condition_BE, level_B)
+    told = guidance_scale if model.gft and negative_BE is None else 1.0
+    assert told >= 1.0
+    prefixes = [model.conditioner(condition_BE, level_B, torch.full_like(level_B, 1 / told))]  # arXiv 2501.15420's beta
+    guidance_scale = guidance_scale if told == 1.0 else 1.0
     contrasted = guidance_scale != 1.0 or prefer
     if contrasted:  # one batched pass: the conditioned rows, then the others
         null = model.conditioner.null(B) if negative_BE is None else model.conditioner(negative_BE, level_B)
-        prefix_RPD = torch.cat([prefix_RPD, null.to(prefix_RPD.dtype)])
-    prefix_RPD = prefix_RPD.to(model.embed.weight.dtype)
+        prefixes.append(null.to(prefixes[0].dtype))
+    if prefer and told != 1.0:
+        prefixes.append(model.conditioner(condition_BE, level_B))
+    unguided = slice(2 * B, None) if len(prefixes) == 3 else slice(B)
+    prefix_RPD = torch.cat(prefixes).to(model.embed.weight.dtype)
     R = len(prefix_RPD)
     cache = model.new_cache(R, _dtype(model), device)
     token_BL = torch.empty(B, L, dtype=torch.long, device=device)
@@ -141,14 +143,14 @@ def sample(
             token_B1 = given.token_L[place].expand(B, 1)
         else:
             scale = scale_at(i, L, guidance_scale, guidance_schedule)
-            logits_BV = guide(logits_RV[:B], logits_RV[B:], scale) if contrasted else logits_RV
+            logits_BV = guide(logits_RV[:B], logits_RV[B : 2 * B], scale) if contrasted else logits_RV
             p_BC, code_BC = choices(logits_BV, temperature, top_k, top_p, min_p)
             token_B1 = code_BC.gather(1, draw(p_BC, uniform_LB[place])[:, None])
         token_BL[:, place] = token_B1[:, 0]
         if prefer:
             log_p_RV = logits_RV.log_softmax(-1)
-            preference_B += (log_p_RV[:B] - log_p_RV[B:]).gather(1, token_B1)[:, 0]
-        x_RSD = model.embed(torch.cat([token_B1, token_B1]) if contrasted else token_B1)
+            preference_B += (log_p_RV[unguided] - log_p_RV[B : 2 * B]).gather(1, token_B1)[:, 0]
+        x_RSD = model.embed(token_B1.repeat(R // B, 1))
         if on_token:
             on_token()
     return Sampled(token_BL.view(B, *model.grid), preference_B)

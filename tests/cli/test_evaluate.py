@@ -188,7 +188,7 @@ def test_rfid_by_a_local_file(clipgen, run_folder, tmp_path, monkeypatch):
 
 def test_samples_of_a_file_of_prompts_are_scored_by_another_clip(clipgen, run_folder, tiny_clip_folder, tmp_path):
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a red circle\na blue square\n", encoding="utf-8")
+    prompts.write_text(f"a red circle\n{'blue ' * 500}\n", encoding="utf-8")
     words = "evaluate", f"model={run_folder / 'model'}", f"prompts={prompts}", "n=2"
     outcome = clipgen(*words)
     assert outcome.status == 2 and "clip.model" in outcome.error
@@ -196,6 +196,8 @@ def test_samples_of_a_file_of_prompts_are_scored_by_another_clip(clipgen, run_fo
     outcome = clipgen(*words, f"clip.model=local-dir:{tiny_clip_folder}", f"out={out}")
     assert outcome.status == 0, outcome.error
     figures = json.loads(out.read_text())
+    assert "…\" is longer than the context of this CLIP" in outcome.error
+    assert f"longer than the context of clip.model=local-dir:{tiny_clip_folder}; what goes" in outcome.error
     own = "circular" in outcome.said  # the tiny run is conditioned by this very CLIP
     name = "clip.circular" if own else "clip"
     assert own and -1 <= figures[f"{name}.score"] <= 1 and figures[f"{name}.top_1.chance"] == 0.5

@@ -334,6 +334,12 @@ def test_prompts_come_from_a_file_too(sample, tmp_path):
     assert [line["prompt"] for line in lines(tmp_path / "samples")] == ["a red circle", "ein Kreis, größer als n=4"]
 
 
+def test_a_prompt_that_is_cut_is_said(sample):
+    fits, cut = "red " * 7, "red " * 500
+    error = sample(fits, cut, "n=1", f"negative={cut}").error
+    assert error.count("is longer than the context of this CLIP; what goes beyond is cut") == 2
+
+
 def test_an_image_is_a_prompt_too(sample, pictures, tmp_path):
     image = pictures / "photo 1.png"
     outcome = sample(f"image={image}", "n=3")
@@ -350,13 +356,15 @@ def test_the_best_of_many_candidates(sample, tmp_path):
     assert outcome.status == 0 and "4 images in" in outcome.said and "tokens/s" in outcome.said
     described = lines(tmp_path / "samples")
     assert [line["number"] for line in described] == [0, 1, 0, 1]
+    assert "CLIP and decoding included" in outcome.said
     assert all(line["candidates"] == 4 and line["rerank"] == "self" for line in described)
 
 
 def test_a_masked_image_is_completed(sample, one_line, pictures, tmp_path):
     image, mask = pictures / "photo 1.png", tmp_path / "mask.png"
     Image.new("L", Image.open(image).size, 255).save(mask)
-    assert sample(f"image={image}", f"mask={mask}", "n=2").status == 0
+    outcome = sample(f"image={image}", f"mask={mask}", "n=2")
+    assert outcome.status == 0 and "images/s" in outcome.said and "tokens/s" not in outcome.said
     assert sample(f"image={image}", f"mask={mask}", "a red circle", "n=2", out="prompted").status == 0
     assert [line["prompt"] for line in lines(tmp_path / "prompted")] == ["a red circle"] * 2
     Image.new("L", (5, 5), 255).save(mask)
@@ -370,6 +378,8 @@ def test_a_masked_image_is_completed(sample, one_line, pictures, tmp_path):
         (["a circle", "candidates=2", "keep=3"], "keep=3 of candidates=2"),
         (["a circle", "keep=3"], "keep=3 of how many?"),
         (["a circle", "candidates=2", "n=1", "rerank=beauty"], "rerank=beauty is unknown"),
+        (["a circle", "rerank=self"], "rerank=self has nothing to rank; give candidates=32"),
+        (["image=x.png", "rerank=clip"], "nothing to rank"),
         (["a circle", "guidance_schedule=up"], "guidance_schedule=up is unknown; take constant or power_cosine"),
         (["a circle", "mask=m.png"], "give image=FILE"),
         (["image=x.png", "candidates=3"], "leave out image=x.png"),

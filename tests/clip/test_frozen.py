@@ -88,6 +88,10 @@ def test_many_texts_are_embedded_as_each_alone(clip):
 def test_a_text_that_is_too_long_is_cut(clip):
     long = " ".join(["red"] * 500)
     assert torch.equal(clip.encode_text([long]), clip.encode_text([long + " blue"]))
+    room = clip.tokenizer.context_length - 2  # for the words between start and end
+    full = " ".join(["red"] * room)
+    assert clip.too_long(["red", full, f"{full} red", long]) == [f"{full} red", long]
+    assert clip.too_long([]) == []
 
 
 def photo(shared_data, side: int) -> Image.Image:

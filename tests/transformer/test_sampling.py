@@ -100,6 +100,13 @@ def model() -> Transformer:
     return made
 
 
+def model_of_one_pass() -> Transformer:
+    made, plain = Transformer((3, 4), 20, 6, 32, 2, 2, n_prefix=3, gft=True).eval(), model()
+    made.load_state_dict(plain.state_dict(), strict=False)
+    torch.nn.init.normal_(made.conditioner.beta.weight)
+    return made
+
+
 CONDITIONS = F.normalize(torch.randn(3, 6, generator=torch.Generator().manual_seed(5)), dim=-1)
 LEVELS = torch.full((3,), 0.9)
 
@@ -237,6 +244,22 @@ def test_preference_is_what_two_uncached_passes_say():
     assert made.preference_B.abs().min() > 0.01
 
 
+@torch.no_grad()
+def test_preference_of_a_model_told_its_guidance_is_without_guidance():
+    network, seeds = model_of_one_pass(), [1, 2, 3]
+    made = sample(network, CONDITIONS, LEVELS, seeds, 4.0, prefer=True)
+    assert torch.equal(made.token_Bhw, generate(network, CONDITIONS, LEVELS, seeds, 4.0))
+    assert not torch.equal(made.token_Bhw, generate(network, CONDITIONS, LEVELS, seeds))
+    token_BL = made.token_Bhw.flatten(1)
+    null_B = torch.ones(3, dtype=torch.bool)
+    log_p, null_log_p = (
+        -F.cross_entropy(network.outputs(token_BL, CONDITIONS, LEVELS, dropped_B=dropped_B)[1].mT, token_BL,
+                         reduction="none").sum(1)
+        for dropped_B in (~null_B, null_B)
+    )  # fmt: skip
+    torch.testing.assert_close(made.preference_B, log_p - null_log_p, atol=1e-4, rtol=0)
+
+
 def test_a_negative_condition_takes_the_null_s_place():
     network, seeds = model(), [1, 2, 3]
     plain = generate(network, CONDITIONS, LEVELS, seeds, 3.0)
@@ -248,18 +271,21 @@ def test_a_negative_condition_takes_the_null_s_place():
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("dtype", "pack", "tolerance"),
-    [(torch.float32, False, 1e-5), (torch.float32, True, 1e-5), (torch.bfloat16, False, 0.02)],
-)
-def test_cached_logits_are_the_uncached_ones(dtype, pack, tolerance):
-    """Of the logits' spread."""
+    ("dtype", "precision", "tolerance"),
+    [
+        (torch.float32, None, 1e-5), (torch.float32, "fp32", 1e-5), (torch.bfloat16, None, 0.02),
+        (torch.bfloat16, "bf16", 0.1),
+    ],
+)  # fmt: skip
+def test_cached_logits_are_the_uncached_ones(dtype, precision, tolerance):
+    """Of the logits' spread; what is prepared for bf16 against the network in float32, as for sampling."""
     network = model()
-    stepped = prepared(network) if pack else network
+    stepped = prepared(network, precision) if precision else network
     token_BL = torch.randint(20, (3, 12))
-    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16 and not precision):
         whole_BLV = network(token_BL, CONDITIONS, LEVELS).float()
         cache = stepped.new_cache(3, dtype)
-        steps = [stepped.step(stepped.conditioner(CONDITIONS, LEVELS), cache)]
+        steps = [stepped.step(stepped.conditioner(CONDITIONS, LEVELS).to(stepped.embed.weight.dtype), cache)]
         steps += [stepped.step(stepped.embed(token_BL[:, i : i + 1]), cache) for i in range(11)]
     difference = (torch.stack(steps, 1).float() - whole_BLV).abs().max() / whole_BLV.std()
     assert difference < tolerance and steps[0].dtype == dtype
