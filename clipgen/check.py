@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from clipgen.config import Config, Tokenizer, TransformerModel, TransformerTraining, VQGANTraining
+from clipgen.config import Config, Sampling, Tokenizer, TransformerModel, TransformerTraining, VQGANTraining
 from clipgen.errors import UserError
 
 LEAST = {
-    "prep.workers": 1, "bank": 0,
+    "prep.workers": 1,
     "tokenizer.downsample": 1, "tokenizer.codebook_size": 2,
     "tokenizer.code_dim": 1, "tokenizer.channels": 32, "tokenizer.res_blocks": 1, "tokenizer.z_channels": 1,
     "tokenizer.norm_groups": 1, "tokenizer.patch": 1,
@@ -24,7 +24,8 @@ LEAST = {
 
     "transformer.width": 1, "transformer.depth": 1, "transformer.heads": 1, "transformer.n_prefix": 1,
     "transformer.train.steps": 1, "transformer.train.batch_size": 1, "clip.train.steps": 1, "clip.train.batch_size": 1,
-    "encode.batch_size": 1, "encode.workers": 1, "sampling.batch_size": 1, "trainer.val_every": 1,
+    "encode.batch_size": 1, "encode.workers": 1, "trainer.val_every": 1,
+    "tokenizer.train.warmup": 0, "transformer.train.warmup": 0,
     "trainer.grid_every": 1, "trainer.val_samples": 0, "trainer.num_workers": 0, "trainer.devices": 1,
     "executor.tasks": 1, "executor.cpus": 1, "executor.gpus": 0, "executor.minutes": 1,
 }  # fmt: skip
@@ -33,21 +34,23 @@ FRACTIONS = (
     "tokenizer.train.perturb_prob", "tokenizer.train.ema",
     "transformer.dropout", "transformer.cond_drop_prob",
     "transformer.train.min_level", "transformer.train.label_smoothing", "transformer.train.ema",
-    "transformer.train.lr_final", "transformer.train.recon.share", "sampling.fidelity", "sampling.top_p",
-    "sampling.min_p",
+    "transformer.train.lr_final", "transformer.train.recon.share",
 )  # fmt: skip
 CHOICES = {
     "encode.crops": (1, 2, 10), "encode.precision": ("auto", "fp32", "bf16"),
     "tokenizer.network": ("resnet", "plain"),
     "tokenizer.quantizer": ("nearest", "moving_average", "simvq", "gumbel", "fsq"),
     "tokenizer.train.pixel_loss": ("l1", "l2"), "tokenizer.train.gan_norm": ("group", "batch"),
-    "sampling.guidance_schedule": ("constant", "power_cosine"), "sampling.precision": ("fp32", "bf16"),
     "tokenizer.train.perceptual": ("clip", "lpips", "squeezenet", "none"),
     "trainer.strategy": ("ddp", "fsdp"), "transformer.style": ("modern", "gpt2"),
     "transformer.train.optimizer": ("muon", "adamw"), "transformer.train.schedule": ("linear", "cosine"),
     "transformer.train.recon.estimator": ("straight_through", "gumbel"),
 }  # fmt: skip
 
+
+SAMPLING_UP_TO = {"fidelity": 1, "top_p": 1, "min_p": 1, "temperature": 100, "guidance_scale": 100}
+SAMPLING_CHOICES = {"guidance_schedule": ("constant", "power_cosine"), "precision": ("fp32", "bf16")}
+SAMPLING_LEAST = {"top_k": 0, "batch_size": 1}
 
 DRAWN = ("nearest", "moving_average")  # whose codes are drawn from the encoder's outputs
 OF_QUANTIZERS = {  # which have a setting, and the value that asks for nothing
@@ -80,7 +83,7 @@ def check(cfg: Config) -> None:
     for key, choices in CHOICES.items():
         if (value := _value(cfg, key)) not in choices:
             raise UserError(f"{key}={value} is unknown; take {', '.join(map(str, choices[:-1]))} or {choices[-1]}")
-    _check_bridge(cfg)
+    check_sampling(cfg.sampling, cfg.bank)
     t, m = cfg.tokenizer, cfg.transformer
     _check_size("prep.size", cfg.prep.size, 1)
     _check_size("tokenizer.image_size", t.image_size, 8)
@@ -107,6 +110,7 @@ def check(cfg: Config) -> None:
     _check_training(t)
     devices = max(cfg.trainer.devices, int(os.environ.get("WORLD_SIZE", 1)))
     _check_transformer(m)
+    _check_level(cfg)
     _check_strategy(cfg, devices)
     if m.gft and (cfg.sampling.guidance_schedule != "constant" or cfg.sampling.guidance_scale < 1):
         raise UserError(
@@ -122,11 +126,10 @@ def check(cfg: Config) -> None:
     _check_batch("tokenizer", t.train, devices)
     _check_batch_norm(t.train, devices)
     _check_batch("transformer", m.train, devices)
-    if t.train.gan_norm == "batch" and t.train.gan_weight > 0 and t.train.batch_size == devices * t.train.accumulate:
-        raise UserError(
-            "tokenizer.train.gan_norm=batch with one picture at a time has nothing to normalise over; take gan_norm="
-            "group, or a larger tokenizer.train.batch_size"
-        )
+    _check_warmup("tokenizer", t.train)
+    _check_warmup("transformer", m.train)
+    if (scale := cfg.clip.train.logit_scale) is not None and not 0 < scale <= 100:
+        raise UserError(f"clip.train.logit_scale={scale:g}; take a number above 0 and up to 100, or null to learn it")
     if cfg.world and not isinstance(t.image_size, int | None):
         raise UserError(f"world={cfg.world} draws squares, but tokenizer.image_size={t.image_size}; take one number")
     if m.width and m.heads and (m.width % m.heads or (m.width // m.heads) % 4):
@@ -136,11 +139,36 @@ def check(cfg: Config) -> None:
         )
 
 
-def _check_bridge(cfg: Config) -> None:
+def check_sampling(sampling: Sampling, bank: int, codebook_size: int | None = None) -> None:
+    """The defaults that a model is stored with; a UserError names the key and the mend.
+
+    `codebook_size` is that of the tokens, where it is known already.
+    """
     from clipgen.transformer.bridges import parse  # torch is loaded with it
 
-    if parse(cfg.sampling.bridge)[1] and not cfg.bank:
-        raise UserError(f"sampling.bridge={cfg.sampling.bridge} needs a bank of image embeddings; take bank=10000")
+    for name, most in SAMPLING_UP_TO.items():
+        if not 0 <= (value := getattr(sampling, name)) <= most:
+            raise UserError(f"sampling.{name}={value:g} is out of range; take a value from 0 to {most}")
+    for name, choices in SAMPLING_CHOICES.items():
+        if (value := getattr(sampling, name)) not in choices:
+            raise UserError(f"sampling.{name}={value} is unknown; take {' or '.join(choices)}")
+    for name, least in SAMPLING_LEAST.items():
+        if (value := getattr(sampling, name)) < least:
+            raise UserError(f"sampling.{name}={value}; take at least {least}")
+    if codebook_size is not None and sampling.top_k > codebook_size:
+        raise UserError(
+            f"sampling.top_k={sampling.top_k} is more than the {codebook_size} codes of the tokenizer; take "
+            f"sampling.top_k=0, which is all of them, or {codebook_size} at most"
+        )
+    check_bank(bank)
+    if parse(sampling.bridge)[1] and not bank:
+        raise UserError(f"sampling.bridge={sampling.bridge} needs a bank of image embeddings; take bank=10000")
+
+
+def check_bank(bank: int) -> None:
+    """UserError for a negative number of embeddings."""
+    if bank < 0:
+        raise UserError(f"bank={bank}; take at least 0")
 
 
 def _check_size(key: str, size: Any, least: int) -> None:
@@ -244,6 +272,15 @@ def _check_transformer(m: TransformerModel) -> None:
             raise UserError(f"{key}train.{name}={value}; take more than 0")
 
 
+def _check_level(cfg: Config) -> None:
+    m, fidelity = cfg.transformer, cfg.sampling.fidelity
+    if m.style == "modern" and m.level_token and fidelity < m.train.min_level:
+        raise UserError(
+            f"sampling.fidelity={fidelity:g} is a level that transformer.train.min_level={m.train.min_level:g} never "
+            f"shows the model; take sampling.fidelity={m.train.min_level:g} or more, or a smaller min_level"
+        )
+
+
 def _check_strategy(cfg: Config, devices: int) -> None:
     if cfg.trainer.strategy != "fsdp":
         return
@@ -251,6 +288,7 @@ def _check_strategy(cfg: Config, devices: int) -> None:
         (devices == 1, "shares weights out over several devices", "trainer.devices=2 or more, or strategy=ddp"),
         (cfg.trainer.compile, "does not compile", "trainer.compile=false"),
         (cfg.transformer.train.ema, "averages no weights", "transformer.train.ema=0"),
+        (cfg.trainer.precision == "16-mixed", "scales no losses", "trainer.precision=bf16-mixed or 32-true"),
     ):
         if wrong:
             raise UserError(f"trainer.strategy=fsdp {name}; take {mend}")
@@ -261,6 +299,14 @@ def _check_batch(part: str, train: VQGANTraining | TransformerTraining, devices:
         raise UserError(
             f"{part}.train.batch_size={train.batch_size} cannot be shared by trainer.devices={devices} in "
             f"{part}.train.accumulate={train.accumulate} parts; take a multiple of {devices * train.accumulate}"
+        )
+
+
+def _check_warmup(part: str, train: VQGANTraining | TransformerTraining) -> None:
+    if train.steps is not None and train.warmup >= max(2, train.steps):
+        raise UserError(
+            f"{part}.train.warmup={train.warmup} leaves none of {part}.train.steps={train.steps} to the full rate; "
+            f"take {part}.train.warmup={train.steps // 10}"
         )
 
 

@@ -414,6 +414,10 @@ class ClipGen:
         for key in ("guidance_schedule", "precision"):
             _choose(key, options[key])
         bridges.parse(options["bridge"])
+        if options["fidelity"] < (least := self.transformer.least_level):
+            raise UserError(
+                f"fidelity={options['fidelity']} is a level that this model has not seen in training; take {least} to 1"
+            )
         return options
 
     def scores(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:

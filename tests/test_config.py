@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from clipgen.check import check
+from clipgen.check import check, check_sampling
 from clipgen.config import Config, complete
 from clipgen.errors import UserError
 
@@ -108,6 +108,7 @@ def config(*words: str) -> Config:
             "transformer.cond_drop_prob=0",
             "sampling.guidance_scale=3 transformer.cond_drop_prob=0 sampling.guidance_scale=1",
         ),
+        ("transformer.train.min_level=1", "sampling.fidelity=0.9 train.min_level=1 take sampling.fidelity=1"),
         ("transformer.style=gpt3", "transformer.style=gpt3 modern gpt2"),
         ("transformer.style=gpt2", "transformer.n_prefix style=gpt2 take 1"),
         ("transformer.style=gpt2 transformer.n_prefix=1", "transformer.train.min_level style=gpt2"),
@@ -138,6 +139,25 @@ def config(*words: str) -> Config:
         ("trainer.strategy=fsdp", "trainer.strategy=fsdp trainer.devices=2"),
         ("trainer.strategy=fsdp trainer.devices=2 trainer.compile=true", "trainer.compile=false"),
         ("trainer.strategy=fsdp trainer.devices=2 transformer.train.ema=0.9", "transformer.train.ema=0"),
+        (
+            "trainer.strategy=fsdp trainer.devices=2 trainer.precision=16-mixed",
+            "trainer.strategy=fsdp trainer.precision=bf16-mixed",
+        ),
+        ("clip.train.logit_scale=0", "clip.train.logit_scale=0 above 0"),
+        ("clip.train.logit_scale=101", "clip.train.logit_scale=101 up to 100"),
+        ("sampling.temperature=-1", "sampling.temperature=-1 0 to 100"),
+        ("sampling.guidance_scale=-2", "sampling.guidance_scale=-2 0 to 100"),
+        ("sampling.top_k=-1", "sampling.top_k=-1 at least 0"),
+        ("bank=-1", "bank=-1 at least 0"),
+        ("sampling.bridge=knn bank=0", "sampling.bridge=knn bank=10000"),
+        (
+            "transformer.train.steps=40",
+            "transformer.train.warmup=50 transformer.train.steps=40 take transformer.train.warmup=4",
+        ),
+        (
+            "tokenizer.train.steps=50",
+            "tokenizer.train.warmup=50 tokenizer.train.steps=50 take tokenizer.train.warmup=5",
+        ),
         ("trainer.val_every=0", "trainer.val_every=0"),
         ("trainer.grid_every=0", "trainer.grid_every=0"),
         ("trainer.num_workers=-1", "trainer.num_workers=-1"),
@@ -157,14 +177,17 @@ def test_what_is_impossible_is_named_in_one_line(words, says):
     [
         "",
         PAPER,
+        "transformer.train.min_level=1 transformer.level_token=false",
+        "tokenizer.train.gan_norm=batch",
         "trainer.strategy=fsdp trainer.devices=2 transformer.train.ema=0",
         "tokenizer.image_size=256 tokenizer.downsample=16 tokenizer.channel_multipliers=[1,1,2,2,4]",
         "tokenizer.image_size=48 tokenizer.downsample=8",
         "tokenizer.codebook_size=65536",
         "tokenizer.codebook_size=2",
         "transformer.width=64 transformer.heads=16",
-        "transformer.cond_drop_prob=0 sampling.guidance_scale=1 sampling.top_p=1 sampling.fidelity=0",
-        "tokenizer.train.steps=1 trainer.num_workers=0",
+        "transformer.cond_drop_prob=0 sampling.guidance_scale=1 sampling.top_p=1 sampling.fidelity=0.5",
+        "tokenizer.train.steps=1 tokenizer.train.warmup=1 trainer.num_workers=0",
+        "clip.train.logit_scale=100 sampling.top_k=500",
         "tokenizer.quantizer=gumbel tokenizer.kl_weight=1 tokenizer.train.gumbel_temperature=[1,0.5]",
         "tokenizer.quantizer=moving_average tokenizer.decay=0.9",
         "tokenizer.quantizer=simvq tokenizer.unit_codes=false tokenizer.train.restart_dead=false",
@@ -173,6 +196,13 @@ def test_what_is_impossible_is_named_in_one_line(words, says):
 )
 def test_what_is_possible_passes(words):
     check(config(*words.split()))
+
+
+def test_more_codes_to_draw_from_than_there_are():
+    cfg = config("sampling.top_k=500")
+    check_sampling(cfg.sampling, cfg.bank, 512)
+    with pytest.raises(UserError, match=r"sampling\.top_k=500 is more than the 128 codes .* take sampling\.top_k=0"):
+        check_sampling(cfg.sampling, cfg.bank, 128)
 
 
 def test_an_unknown_key_and_a_wrong_type_are_errors():

@@ -140,16 +140,21 @@ def test_a_clip_from_a_pickle_is_saved_as_safetensors(pipeline, tiny_clip_folder
     assert np.array_equal(pixels(made), pixels(pipeline.generate(PROMPTS, n=1)))
 
 
+def same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Within 1/255, as the decoder rounds by the size of its batch; another token is much further off."""
+    return int(np.abs(one.astype(int) - other).max()) <= 1
+
+
 def test_an_image_depends_on_its_prompt_number_and_seed_only(pipeline):
     wanted = pixels(pipeline.generate(PROMPTS, n=3, seed=5))
     for size in (1, 2, 5, 100):
-        assert np.array_equal(pixels(pipeline.generate(PROMPTS, n=3, seed=5, batch_size=size)), wanted)
+        assert same(pixels(pipeline.generate(PROMPTS, n=3, seed=5, batch_size=size)), wanted)
     alone = pipeline.generate(PROMPTS[1:2], n=3, seed=5)
-    assert np.array_equal(pixels(alone), wanted[3:6])
+    assert same(pixels(alone), wanted[3:6])
     fewer = pipeline.generate(PROMPTS[1:2], n=2, seed=5)
-    assert np.array_equal(pixels(fewer), wanted[3:5])
+    assert same(pixels(fewer), wanted[3:5])
     turned = pipeline.generate(PROMPTS[::-1], n=3, seed=5)
-    assert np.array_equal(pixels(turned), wanted.reshape(3, 3, 16, 16, 3)[::-1].reshape(wanted.shape))
+    assert same(pixels(turned), wanted.reshape(3, 3, 16, 16, 3)[::-1].reshape(wanted.shape))
     other = pixels(pipeline.generate(PROMPTS, n=3, seed=6))
     assert not any(np.array_equal(a, b) for a, b in zip(wanted, other, strict=True))
 
@@ -221,6 +226,14 @@ def test_an_unknown_setting(pipeline):
 def test_a_value_out_of_range(pipeline, key, value):
     with pytest.raises(UserError, match=f"{key}={value} is out of range; take a value from"):
         pipeline.generate(PROMPTS, **{key: value})
+
+
+def test_a_level_that_training_never_showed(pipeline, monkeypatch):
+    monkeypatch.setattr(pipeline.transformer, "min_level", 0.8)
+    with pytest.raises(UserError, match=r"fidelity=0\.7 is a level .* take 0\.8 to 1"):
+        pipeline.generate(PROMPTS, fidelity=0.7)
+    assert pipeline.generate(PROMPTS[:1], n=1, fidelity=0.8)
+    assert Transformer(**TRANSFORMER, min_level=0.8, level_token=False).least_level == 0  # it is told none
 
 
 def test_a_bridge_is_chosen_at_sampling_time(bridged):

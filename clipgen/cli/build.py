@@ -123,12 +123,12 @@ def tokenizer_sha256(state: dict[str, torch.Tensor]) -> str:
     return weights_sha256({name: tensor for name, tensor in state.items() if not name.endswith("used_K")})
 
 
-def load_transformer(path: str | Path) -> tuple[Transformer, dict[str, Any]]:
-    """(Transformer in eval mode, its settings) from a checkpoint, ours or the published one."""
-    settings, weights = read_transformer(path)
+def load_transformer(path: str | Path) -> tuple[Transformer, dict[str, Any], dict[str, str]]:
+    """(Transformer in eval mode, its settings, what it was trained with) of a checkpoint, ours or the published one."""
+    settings, weights, inputs = read_transformer(path)
     transformer = Transformer(**settings)
     transformer.load_state_dict(weights)
-    return transformer.eval(), settings
+    return transformer.eval(), settings, inputs
 
 
 def tokenizer_path(cfg: Config) -> Path:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from clipgen.check import check_bank
 from clipgen.config import GapConfig
 from clipgen.errors import UserError
 
@@ -11,6 +12,7 @@ IMAGES = 2000  # and texts, evenly from a split: enough for a picture and for me
 def main(cfg: GapConfig) -> None:
     if cfg.captions and cfg.templates:
         raise UserError(f"captions={cfg.captions} and templates={cfg.templates} were both given; take one of them")
+    check_bank(cfg.bank)
     import torch
 
     from clipgen.clip.texts import fill_templates, read_texts, reference_texts

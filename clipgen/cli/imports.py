@@ -32,14 +32,19 @@ def read_tokenizer(path: str | Path, yaml: str | Path | None = None) -> tuple[di
     return from_taming(weights, _read_yaml(yaml), str(path), str(yaml))
 
 
-def read_transformer(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(Settings of the Transformer, its weights) of a checkpoint, ours or HFAiLab's."""
+def read_transformer(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str]]:
+    """(Settings of the Transformer, its weights, what it was trained with) of a checkpoint, ours or HFAiLab's.
+
+    The last are fingerprints for `check_inputs`, none where they are not known.
+    """
     checkpoint = read_torch(path, "transformer")
     if (weights := transformer_weights(checkpoint)) is None:
-        checkpoint = of_stage(checkpoint, path, "transformer")
-        return checkpoint["clipgen"]["settings"]["transformer"], submodule(checkpoint, "transformer")
+        kept = of_stage(checkpoint, path, "transformer")["clipgen"]
+        settings, training = kept["settings"]["transformer"], kept["settings"].get("transformer.train", {})
+        settings = settings | {"min_level": training.get("min_level")}
+        return settings, submodule(checkpoint, "transformer"), kept.get("inputs", {})
     try:
-        return from_hfai_transformer(weights)
+        return *from_hfai_transformer(weights), {}
     except ValueError as problem:
         raise UserError(f"{path} {problem}; give the checkpoint as it was published") from problem
 
@@ -58,6 +63,19 @@ def check_start(path: str | Path, found: dict[str, Any], wanted: dict[str, Any])
             raise UserError(
                 f"transformer.ckpt={path} has {key} {has}, but transformer.{key} is {value}; "
                 f"take transformer.{key}={has}"
+            )
+
+
+def check_inputs(path: str | Path, trained_with: dict[str, str], here: dict[str, tuple[str, str]]) -> None:
+    """UserError when the Transformer in `path` knows other tokens or embeddings than those `here`.
+
+    `here` is kind → (fingerprint, what it is of); what a checkpoint does not tell is not compared.
+    """
+    for kind, (fingerprint, name) in here.items():
+        if (was := trained_with.get(kind)) not in (None, fingerprint):
+            raise UserError(
+                f"{path} was trained with {kind} {was[:8]}…, but that of {name} is {fingerprint[:8]}…; give the one it "
+                "was trained with"
             )
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipgen.check import check, check_perceptual
+from clipgen.check import check, check_perceptual, check_sampling
 from clipgen.cli.launch import launch
 from clipgen.config import Config
 from clipgen.errors import UserError
@@ -58,6 +58,7 @@ def main(cfg: Config) -> None:
     say(summary(images, cfg.shards))
     fill_from_shards(cfg, cfg.shards, "images")
     check(cfg)
+    check_sampling(cfg.sampling, cfg.bank, cfg.tokenizer.codebook_size)
     save_config(cfg, out)
     write_json(out / "run.json", describe(device))
 

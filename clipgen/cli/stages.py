@@ -13,7 +13,7 @@ from PIL import Image
 
 from clipgen.callbacks.ema import EMA
 from clipgen.callbacks.health import Health
-from clipgen.check import check_perceptual
+from clipgen.check import check_perceptual, check_sampling
 from clipgen.checkpoint import read_checkpoint, weights_sha256
 from clipgen.cli.build import (
     TRANSFORMER_TRAINING_KEYS,
@@ -30,7 +30,7 @@ from clipgen.cli.build import (
     tokenizer_sha256,
     transformer_settings,
 )
-from clipgen.cli.imports import check_start, read_tokenizer, read_transformer
+from clipgen.cli.imports import check_inputs, check_start, read_tokenizer, read_transformer
 from clipgen.cli.latents import check_latents
 from clipgen.cli.machine import check_compiler, pick_device
 from clipgen.cli.perceptual import PERCEPTUAL_FILE_KEYS, needs_clip, perceptual_inputs, perceptual_loss
@@ -161,26 +161,40 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     data = LatentData(
         cfg.latents, m.train.batch_size, m.train.steps, cfg.seed, cfg.trainer.num_workers, cfg.trainer.val_samples
     )
-    model = transformer_settings(m, data.grid, latents.made_by["tokenizer"]["codebook_size"], data.embedding_size)
+    codebook_size = latents.made_by["tokenizer"]["codebook_size"]
+    check_sampling(cfg.sampling, cfg.bank, codebook_size)
+    model = transformer_settings(m, data.grid, codebook_size, data.embedding_size)
     training = {key: value for key, value in asdict_of(m.train).items() if key != "checkpointing"}
     settings = {"transformer": model, "transformer.train": training, "seed": cfg.seed}
     inputs = {"latents": latents.content, "start": None}
+    device = pick_device(cfg.trainer.device)
+    statistics = load_statistics(cfg.latents)  # this and what else may fail comes before `folder` may be set aside
+    trained_with = {"tokenizer": (sha256, str(path)), "CLIP": (clip.identity.fingerprint(), clip.identity.model)}
     if m.ckpt:
         refuse_own(m.ckpt, folder, "transformer.ckpt")
-        found, weights = read_transformer(m.ckpt)  # before `folder` may be set aside
+        found, weights, of_start = read_transformer(m.ckpt)
         check_start(m.ckpt, found, model)
+        check_inputs(m.ckpt, of_start, trained_with)
         inputs["start"] = weights_sha256(weights)
+    if cfg.trainer.compile:
+        check_compiler(device)
+    prompts = list(cfg.prompts)[:PREVIEWS]
+    text_BE = None
+    if prompts:
+        say_cut(clip, prompts)
+        bank_NE = bank(cfg.latents, cfg.bank) if "knn" in cfg.sampling.bridge else None
+        text_BE = clip.encode_text(prompts).cpu()
+        text_BE = bridge(cfg.sampling.bridge, text_BE, statistics, bank_NE, m.centred).to(device)
     record = start(folder, "transformer", settings, inputs)
     if record.done:
         return record
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    statistics = load_statistics(cfg.latents)
+    trained_with |= image_mean(statistics, cfg.latents, m.centred)
     origin_E = statistics["image_mean"] if m.centred else torch.zeros_like(statistics["image_mean"])
     transformer = Transformer(**model)
     if m.ckpt:
         transformer.load_state_dict(weights)
     transformer.checkpointing = m.train.checkpointing
-    device = pick_device(cfg.trainer.device)
     vqgan.to(device)
     module = TransformerModule(
         transformer,
@@ -188,20 +202,12 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
         reconstruction=embedding_reconstruction(m.train.recon, vqgan, clip),
         seed=cfg.seed,
         settings=settings,
+        inputs={kind: fingerprint for kind, (fingerprint, _) in trained_with.items()},
         **{key: value for key, value in training.items() if key in TRANSFORMER_TRAINING_KEYS},
     )
     if cfg.trainer.compile:
-        check_compiler(device)
         compile_transformer(transformer)
     ema = EMA("transformer", m.train.ema) if m.train.ema else None
-    prompts = list(cfg.prompts)[:PREVIEWS]
-    text_BE = None
-    if prompts:
-        say_cut(clip, prompts)
-        bank_NE = bank(cfg.latents, cfg.bank) if "knn" in cfg.sampling.bridge else None
-        text_BE = bridge(
-            cfg.sampling.bridge, clip.encode_text(prompts).cpu(), statistics, bank_NE, m.centred
-        ).to(device)
 
     def draw() -> Image.Image:
         with ema.weights() if ema else nullcontext():
@@ -346,7 +352,7 @@ def assemble(
     """The generator of two checkpoints, with the statistics of the latents; UserError where they do not fit."""
     clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
     vqgan, vqgan_settings, sha256 = load_tokenizer(tokenizer, cfg.tokenizer.ckpt_config)
-    model, model_settings = load_transformer(transformer)
+    model, model_settings, inputs = load_transformer(transformer)
     with_latents = model.centred or (latents / "manifest.json").exists()
     if with_latents:
         check_latents(Manifest.load(latents, "latents"), str(latents), tokenizer, sha256, clip)
@@ -357,14 +363,32 @@ def assemble(
                 f"{transformer} was trained for {key} {trained}, but {tokenizer} and clip.model={clip.identity.model} "
                 f"have {value}; give those that it was trained with"
             )
-    sampling = asdict_of(cfg.sampling)
-    if with_latents:
-        statistics, bank_NE = load_statistics(latents), bank(latents, cfg.bank)
-    else:
-        statistics, bank_NE = {}, None
-        sampling["bridge"] = "none"
-        say("there are no latents, so nothing is known of the gap: sampling.bridge=none, as in the paper")
+    check_sampling(cfg.sampling, cfg.bank, vqgan.quantizer.codebook_size)
+    statistics, bank_NE = (load_statistics(latents), bank(latents, cfg.bank)) if with_latents else ({}, None)
+    trained_with = {"tokenizer": (sha256, str(tokenizer)), "CLIP": (clip.identity.fingerprint(), clip.identity.model)}
+    check_inputs(transformer, inputs, trained_with | image_mean(statistics, latents, model.centred))
+    sampling = fitting(asdict_of(cfg.sampling), model, with_latents)
     return ClipGen(
         vqgan, model, clip, statistics, sampling,
         {"tokenizer": vqgan_settings, "transformer": model_settings}, device, bank_NE,
     )  # fmt: skip
+
+
+def image_mean(statistics: dict[str, torch.Tensor], latents: str | Path, centred: bool) -> dict[str, tuple[str, str]]:
+    """What conditions are centred by, as `check_inputs` takes it; nothing where they are not."""
+    mean = "image_mean"
+    return {mean: (weights_sha256({mean: statistics[mean]}), str(latents))} if centred else {}
+
+
+def fitting(sampling: dict[str, Any], model: Transformer, with_latents: bool) -> dict[str, Any]:
+    """The sampling defaults of a model folder, each changed, and said so, that this Transformer cannot follow."""
+    if not with_latents:
+        sampling["bridge"] = "none"
+        say("there are no latents, so nothing is known of the gap: sampling.bridge=none, as in the paper")
+    if not model.conditioner.drop_prob and sampling["guidance_scale"] != 1:
+        sampling["guidance_scale"] = 1.0
+        say("the Transformer knows no null (transformer.cond_drop_prob=0): sampling.guidance_scale=1")
+    if sampling["fidelity"] < model.least_level:
+        sampling["fidelity"] = model.least_level
+        say(f"the Transformer has seen no level below {model.least_level:g}: sampling.fidelity={model.least_level:g}")
+    return sampling

@@ -25,6 +25,7 @@ PATHS = frozenset(
         "prompts",
         "image",
         "mix",
+        "mask",
         "negative",
         "templates",
     }

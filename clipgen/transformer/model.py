@@ -25,7 +25,8 @@ PLAIN_ATTENTION_UP_TO = 512  # on the CPU torch's fused kernel is slower than pl
 class Transformer(nn.Module):
     """Causal model of an image's tokens given prefix tokens made from one embedding and its noise level.
 
-    Two settings only say how it was trained: whether on `centred` embeddings, and whether on tokens in `any_order`.
+    Three settings only say how it was trained: whether on `centred` embeddings, whether on tokens in `any_order`, and
+    the least level it has seen (`min_level`; None: unknown).
     """
 
     def __init__(
@@ -39,17 +40,18 @@ class Transformer(nn.Module):
         n_prefix: int = 4,
         cond_drop_prob: float = 0.1,
         dropout: float = 0.0,
-        rope_base: float = 10_000.0,
+        rope_base: float = 100.0,
         style: str = "modern",
         level_token: bool = True,
         gft: bool = False,
         centred: bool = True,
         any_order: bool = False,
+        min_level: float | None = None,
     ):
         super().__init__()
         h, w = self.grid = tuple(grid)
         self.codebook_size = codebook_size
-        self.gft, self.centred, self.any_order = gft, centred, any_order
+        self.gft, self.centred, self.any_order, self.min_level = gft, centred, any_order, min_level
         self.checkpointing = False  # hold only the input of each block for the backward pass
         modern = style == "modern"
         self.conditioner = Conditioner(embed_dim, width, n_prefix, cond_drop_prob, level_token and modern, gft)
@@ -84,6 +86,11 @@ class Transformer(nn.Module):
     @property
     def n_tokens(self) -> int:
         return self.grid[0] * self.grid[1]
+
+    @property
+    def least_level(self) -> float:
+        """The least level it can be asked at; 0 where that of the training is not known or of no effect."""
+        return 0.0 if self.conditioner.level is None else self.min_level or 0.0
 
     def forward(
         self, tokens_BL: Tensor, condition_BE: Tensor, level_B: Tensor, order_BL: Tensor | None = None

@@ -52,6 +52,7 @@ class TransformerModule(pl.LightningModule):
         clip_norm: float = 1.0,
         seed: int = 0,
         settings: dict | None = None,
+        inputs: dict[str, str] | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -66,7 +67,7 @@ class TransformerModule(pl.LightningModule):
         self.min_level, self.label_smoothing, self.z_loss = min_level, label_smoothing, z_loss
         self.rar, self.rar_anneal = rar, rar_anneal
         self.aux_weight, self.reconstruction, self.clip_norm = aux_weight, reconstruction, clip_norm
-        self.seed, self.settings = seed, settings or {}
+        self.seed, self.settings, self.inputs = seed, settings or {}, inputs or {}
         self.batches = 0
 
     def configure_model(self) -> None:
@@ -142,14 +143,20 @@ class TransformerModule(pl.LightningModule):
             aux = embedding_loss(self.aux(features_BLD.mean(1)), clean_BE)
             loss, logged["aux"] = loss + self.aux_weight * aux, aux.detach()
         if (again := self.reconstruction) and self.batches % again.every == 0:
-            rows = again.rows(len(tokens_BL))
-            logits_RLV = logits_BLV[:rows]
-            if order_BL is not None:  # back to where the tokens stand
-                logits_RLV = logits_RLV[torch.arange(rows)[:, None], order_BL[:rows].argsort(1)]
-            made_RE = again.embed(one_code_each(logits_RLV, again.estimator))
-            lost = embedding_loss(centre(made_RE, self.image_mean_E), clean_BE[:rows])
+            lost = self.lost_embedding(again, logits_BLV, clean_BE, dropped_B, order_BL)
             loss, logged["reconstruction"] = loss + again.weight * lost, lost.detach()
         return loss, logged
+
+    def lost_embedding(self, again: Reconstruction, logits_BLV, clean_BE, dropped_B, order_BL) -> Tensor:
+        """The second loss, of the first rows that knew their embedding; 0 where none did."""
+        row_R = (~dropped_B).nonzero()[: again.rows(len(dropped_B)), 0]
+        if not len(row_R):
+            return logits_BLV.new_zeros(())
+        logits_RLV = logits_BLV[row_R]
+        if order_BL is not None:  # back to where the tokens stand
+            logits_RLV = logits_RLV.take_along_dim(order_BL[row_R].argsort(1)[..., None], 1)
+        made_RE = again.embed(one_code_each(logits_RLV, again.estimator))
+        return embedding_loss(centre(made_RE, self.image_mean_E), clean_BE[row_R])
 
     @torch.no_grad()
     def null_logits(self, tokens_BL, condition_BE, level_B, order_BL) -> Tensor:
@@ -168,7 +175,8 @@ class TransformerModule(pl.LightningModule):
         self.log("val/loss", loss, prog_bar=True, batch_size=len(level_B))
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["clipgen"] = {"stage": "transformer", "batches": self.batches, "settings": self.settings}
+        kept = {"batches": self.batches, "settings": self.settings, "inputs": self.inputs}
+        checkpoint["clipgen"] = {"stage": "transformer", **kept}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         self.batches = checkpoint["clipgen"]["batches"]

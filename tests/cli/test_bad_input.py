@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 
@@ -219,6 +220,22 @@ def test_compiling_without_a_compiler(clipgen, one_line, tiny, run_folder, tmp_p
     words = [f"out={tmp_path / 'out'}", f"shards={run_folder / 'shards'}", "trainer.compile=true"]
     line = one_line(clipgen("train", "stage=vqgan", *tiny, *words))
     assert "trainer.compile=true: there is no C++ compiler no-such-compiler here; install g++" in line
+
+
+def test_what_stops_stage_2_leaves_the_old_one_in_place(clipgen, one_line, tiny, run_folder, tmp_path, monkeypatch):
+    shutil.copytree(run_folder / "transformer", tmp_path / "transformer")
+    before = (tmp_path / "transformer" / "stage.json").read_bytes()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    words = [f"latents={run_folder / 'latents'}", f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}", "seed=5"]
+    words = ["train", "stage=transformer", f"out={tmp_path}", *tiny, *words]
+    assert "no C++ compiler" in one_line(clipgen(*words, "trainer.compile=true"))
+    of_before = [*words, "sampling.bridge=whiten", "prompts=[a red circle]"]
+    with monkeypatch.context() as patched:
+        few = lambda folder: {"image_mean": torch.zeros(16), "text_mean": torch.zeros(16)}  # noqa: E731
+        patched.setattr("clipgen.cli.stages.load_statistics", few)
+        assert "bridge=whiten needs image_covariance" in one_line(clipgen(*of_before))
+    assert (tmp_path / "transformer" / "stage.json").read_bytes() == before
+    assert not (tmp_path / "transformer.previous").exists()
 
 
 # Where the work is done

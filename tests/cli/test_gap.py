@@ -41,6 +41,7 @@ def test_what_it_refuses(clipgen, one_line, run_folder, tmp_path):
     latents = f"latents={run_folder / 'latents'}"
     (tmp_path / "templates.txt").write_text("a photo\n")
     assert "without {}" in one_line(clipgen("gap", latents, f"templates={tmp_path / 'templates.txt'}"))
+    assert "bank=-1; take at least 0" in one_line(clipgen("gap", latents, "bank=-1"))
     assert "both given" in one_line(clipgen("gap", latents, "captions=a", "templates=b"))
     assert "captions=absent cannot be read" in one_line(clipgen("gap", latents, "captions=absent"))
     assert "latents" in one_line(clipgen("gap"))

@@ -32,7 +32,7 @@ def test_every_recipe_goes_with_every_preset(name, recipe):
     for each in own:
         each.pop("defaults", None)
     merged = OmegaConf.merge(config(name), *({"tokenizer": each} for each in own))
-    merged.tokenizer.train.steps = 1000
+    merged.tokenizer.train.steps = 2000
     check(merged)
 
 

@@ -256,6 +256,28 @@ def test_export_gives_the_models_of_the_run(clipgen, tiny, run_folder, tmp_path)
         assert exported == (run_folder / "model" / f"{name}.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["sampling.bridge=foo"], "bridge=foo is unknown"),
+        (["sampling.fidelity=3"], "sampling.fidelity=3 is out of range"),
+        (["sampling.bridge=knn", "bank=0"], "sampling.bridge=knn needs a bank"),
+        (["bank=-1"], "bank=-1; take at least 0"),
+        (["sampling.top_k=500"], "sampling.top_k=500 is more than the 128 codes of the tokenizer"),
+    ],
+)
+def test_export_refuses_what_no_model_can_do(clipgen, one_line, tiny, run_folder, tmp_path, words, says):
+    clip = [word for word in tiny if word.startswith("clip.")]
+    line = one_line(clipgen("export", f"run={run_folder}", f"out={tmp_path / 'exported'}", *clip, *words))
+    assert says in line and not (tmp_path / "exported").exists()
+
+
+def test_too_large_a_top_k_is_refused_before_stage_1(again, one_line, copy):
+    before = stamps(copy, "vqgan/*")
+    assert "sampling.top_k=500 is more than the 128 codes" in one_line(again("sampling.top_k=500"))
+    assert stamps(copy, "vqgan/*") == before
+
+
 def test_report_writes_the_page_again(clipgen, copy):
     (copy / "report.html").unlink()
     assert clipgen("report", f"run={copy}").status == 0

@@ -88,5 +88,5 @@ def test_a_path_works_as_it_is_typed(path):
 
     from clipgen.cli.words import for_hydra
 
-    (word,) = for_hydra([f"images={path}"])
-    assert OverridesParser.create().parse_override(word).value() == path
+    for word in for_hydra([f"images={path}", f"mask={path}"]):
+        assert OverridesParser.create().parse_override(word).value() == path

@@ -262,6 +262,23 @@ def test_the_reconstruction_runs_every_so_often_on_a_share_and_teaches_the_logit
     assert not torch.allclose(*heads)
 
 
+def test_the_reconstruction_leaves_out_rows_that_did_not_know_their_embedding():
+    asked: list[torch.Tensor] = []
+
+    def embed(p_RLV: torch.Tensor) -> torch.Tensor:
+        asked.append(p_RLV.argmax(-1))
+        return torch.ones(len(p_RLV), 4)
+
+    trained, again = module(), Reconstruction(embed, 1.0, share=0.5)
+    code_BL = torch.arange(24).view(4, 6)
+    logits_BLV, order_BL = torch.nn.functional.one_hot(code_BL, 128).float(), torch.arange(6).flip(0).expand(4, -1)
+    dropped_B = torch.tensor([True, False, True, False])
+    assert trained.lost_embedding(again, logits_BLV, torch.randn(4, 4), dropped_B, None) > 0
+    trained.lost_embedding(again, logits_BLV, torch.randn(4, 4), dropped_B, order_BL)
+    assert torch.equal(asked[0], code_BL[[1, 3]]) and torch.equal(asked[1], code_BL[[1, 3]].flip(1))
+    assert trained.lost_embedding(again, logits_BLV, torch.randn(4, 4), torch.ones(4, dtype=torch.bool), None) == 0
+
+
 def test_guidance_free_training_asks_the_mean_of_the_two_for_the_tokens(latent_folder):
     """beta·conditional + (1 - beta)·null, the null without a gradient; a row without a condition has beta 1."""
     trained = module({"gft": True, "dropout": 0.0, "cond_drop_prob": 0.5})
