@@ -110,23 +110,23 @@ def timed(work: Callable[[], object], rounds: int) -> float:
     return statistics.median(times)
 
 
-def uncached_rate(size: tuple[int, int, int], codes: int, batch: int, tokens: int) -> float:
+def uncached_rate(size: tuple[int, int, int], codes: int, batch: int) -> float:
     model, condition_BE = Uncached(*size, codes).eval(), torch.randn(batch, EMBED)
     every = 32 if batch == 32 or size == LARGE else 16
     model.step(torch.randint(codes, (batch, every)), condition_BE)
-    lengths = range(every // 2, tokens, every)
+    lengths = range(every // 2, L, every)
     took = [timed(lambda n=n: model.step(torch.randint(codes, (batch, n)), condition_BE), 1) for n in lengths]
     return batch / statistics.mean(took)
 
 
-def our_rate(model: Transformer, batch: int, tokens: int, precision: str) -> float:
+def our_rate(model: Transformer, batch: int, precision: str) -> float:
     condition_BE = F.normalize(torch.randn(batch, EMBED), dim=-1)
     level_B = torch.full((batch,), 0.9)
 
     def work() -> None:
         generate(prepared(model, precision), condition_BE, level_B, range(batch), top_k=TOP_K, top_p=TOP_P)
 
-    return batch * tokens / timed(work, 2)
+    return batch * L / timed(work, 2)
 
 
 def top_k_only(logits_BV: Tensor, top_k: int, top_p: float | None) -> Tensor:
@@ -141,7 +141,7 @@ def minGPT(size: tuple[int, int, int], codes: int) -> nn.Module:
     return GPT(codes, L, n_layer=layers, n_head=heads, n_embd=width)
 
 
-def mingpt_rate(size: tuple[int, int, int], codes: int, batch: int, tokens: int) -> float:
+def mingpt_rate(size: tuple[int, int, int], codes: int, batch: int) -> float:
     model = minGPT(size, codes).eval()
     from taming.modules.transformer.mingpt import sample_with_past
 
@@ -149,10 +149,10 @@ def mingpt_rate(size: tuple[int, int, int], codes: int, batch: int, tokens: int)
         sample_with_past(torch.zeros(batch, 1, dtype=torch.long), model, steps, top_k=TOP_K)
 
     work(4)
-    return batch * tokens / timed(lambda: work(tokens), 1)
+    return batch * L / timed(lambda: work(L), 1)
 
 
-def x_transformers_rate(size: tuple[int, int, int], codes: int, batch: int, tokens: int) -> float:
+def x_transformers_rate(size: tuple[int, int, int], codes: int, batch: int) -> float:
     from x_transformers import AutoregressiveWrapper, Decoder, TransformerWrapper
 
     layers, width, heads = size
@@ -164,7 +164,7 @@ def x_transformers_rate(size: tuple[int, int, int], codes: int, batch: int, toke
             model.generate(torch.zeros(batch, 1, dtype=torch.long), steps, filter_kwargs={"k": TOP_K}, cache_kv=True)
 
     work(4)
-    return batch * tokens / timed(lambda: work(tokens), 1)
+    return batch * L / timed(lambda: work(L), 1)
 
 
 def rates_of_the_machine() -> tuple[float, dict[str, float]]:
@@ -179,10 +179,10 @@ def rates_of_the_machine() -> tuple[float, dict[str, float]]:
     }
 
 
-def limit(model: Transformer, batch: int, tokens: int, precision: str, reading: float, ceilings: dict) -> float:
+def limit(model: Transformer, batch: int, precision: str, reading: float, ceilings: dict) -> float:
     """Tokens/s that neither reading nor computing lets one pass."""
     weights = sum(p.numel() for p in (*model.blocks.parameters(), *model.head.parameters()))
-    cached = 2 * len(model.blocks) * batch * tokens / 2 * model.place_LD.shape[1]
+    cached = 2 * len(model.blocks) * batch * L / 2 * model.place_LD.shape[1]
     seconds_reading = (weights + cached) * (4 if precision == "fp32" else 2) / reading
     return batch / max(seconds_reading, 2 * batch * weights / ceilings[precision])
 
@@ -194,27 +194,26 @@ def rows() -> list[dict]:
     machine = rates_of_the_machine()
     found = []
     for size, codes, batches in ((SMALL, 1024, (1, 8, 32)), (SMALL, 16_384, (1, 8, 32)), (LARGE, 16_384, (1, 8))):
-        grid = (16, 16) if size == SMALL else (4, 8)
-        tokens, place = grid[0] * grid[1], "" if size == SMALL else "24×1024, first 32 tokens, "
+        place = "" if size == SMALL else "24×1024, "
         names = {b: f"sample {place}B={b} V={codes}" for b in batches}
         if not any(ONLY in name for name in names.values()):
             continue
         layers, width, heads = size
-        model = Transformer(grid, codes, EMBED, width, layers, heads, n_prefix=1).eval()
+        model = Transformer((16, 16), codes, EMBED, width, layers, heads, n_prefix=1).eval()
         nn.init.normal_(model.head.weight, std=0.02)
         for batch, name in names.items():
             if ONLY not in name:
                 continue
-            ours = {kind: our_rate(model, batch, tokens, kind) for kind in ("fp32", "bf16")}
-            limits = {kind: limit(model, batch, tokens, kind, *machine) for kind in ours}
-            slow = uncached_rate(size, codes, batch, tokens)
+            ours = {kind: our_rate(model, batch, kind) for kind in ("fp32", "bf16")}
+            limits = {kind: limit(model, batch, kind, *machine) for kind in ours}
+            slow = uncached_rate(size, codes, batch)
             for kind, rate in ours.items():
                 found.append(row(f"{name} {kind}", "tok/s", rate, slow, "uncached, fp32", limits[kind]))
             if size == SMALL and batch < 32 and codes == 1024:
                 peers = {"minGPT with past": mingpt_rate}
                 peers |= {"x-transformers": x_transformers_rate} if folder else {}
                 for peer, rate_of in peers.items():
-                    rate = rate_of(size, codes, batch, tokens)
+                    rate = rate_of(size, codes, batch)
                     found.append(row(f"{name} fp32, {peer}", "tok/s", ours["fp32"], rate, peer, limits["fp32"]))
     if not folder:
         print("x-transformers was not measured: X_TRANSFORMERS is not set")

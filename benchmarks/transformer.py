@@ -1,10 +1,11 @@
 """A training step of stage 2 beside minGPT's in float32 and the public implementation's, which encodes in every step.
 
 All train 8 layers × 512 × 8 heads on 8 pictures of 256 tokens, 1,024 codes. Ours goes through Lightning as `clipgen
-train` sets it up but for logging and saving: bf16 where the machine has it, Muon and AdamW. "minGPT" is taming-
-transformers' copy of it, float32, torch's AdamW. "public" is its layout (benchmarks/sampling.py) in float32 with its
-dropout of 0.1, after the VQGAN's encoder and CLIP's ViT-B/32 have read the pictures, as its train_gpt.py does in
-every step: 256 px, the shape of vqgan_f16_16384, random weights. Its encoders are timed on two pictures, once, and
+train` sets it up but for logging and saving: bf16 where the machine has it, with Muon for the matrices (its cost does
+not depend on the batch, and 2,048 tokens are few) and again with AdamW alone, as all the peers have. "minGPT" is
+taming-transformers' copy of it, float32, torch's AdamW. "public" is its layout (benchmarks/sampling.py) in float32
+with its dropout of 0.1, after the VQGAN's encoder and CLIP's ViT-B/32 have read the pictures, as its train_gpt.py does
+in every step: 256 px, the shape of vqgan_f16_16384, random weights. Its encoders are timed on two pictures, once, and
 counted four times; they are our own VQGAN and open_clip, in float32.
 
 Model FLOPs: 6 for each weight of a matrix product and each position (forward and backward), and 12 · layers · width ·
@@ -29,10 +30,11 @@ from clipgen.config import Trainer
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.model import Transformer
 from clipgen.transformer.module import TransformerModule
+from clipgen.transformer.optim import KINDS
 
 LAYERS, WIDTH, HEADS = SMALL
 CODES, EMBED, BATCH, L = 1024, 512, 8, 256
-WARM_UP, ROUNDS = 1, 3
+WARM_UP, ROUNDS = 2, 5
 ENCODED = 2  # pictures on which the public step's encoders are timed
 
 Step = Callable[[dict[str, Tensor]], None]
@@ -109,28 +111,33 @@ def rows() -> list[dict]:
         "minGPT, fp32": step_of(mingpt, lambda batch: mingpt(batch["tokens"])[0]),
         "public, its Transformer alone": step_of(public, lambda b: public(b["tokens"][:, :-1], b["clip"])),
     }
-    network = Transformer((16, 16), CODES, EMBED, WIDTH, LAYERS, HEADS)
-    flops = model_flops(network)
-    module = TransformerModule(network, torch.zeros(EMBED), steps=1_000_000)
     batch = {
         "tokens": torch.randint(CODES, (BATCH, L)),
         "clip": F.normalize(torch.randn(BATCH, EMBED), dim=-1),
     }
-    in_turn = InTurn(peers, wait)
+    encoding, ceiling = BATCH * seconds_of_encoders(device, wait), matrix_ceiling(device)
+    found = []
+    for optimizer in KINDS:
+        network = Transformer((16, 16), CODES, EMBED, WIDTH, LAYERS, HEADS)
+        flops = model_flops(network)
+        in_turn = InTurn(peers, wait)
+        train(TransformerModule(network, torch.zeros(EMBED), steps=1_000_000, optimizer=optimizer), batch, in_turn)
+        took = in_turn.median("ours")
+        of_peers = {name: in_turn.median(name) for name in peers}
+        of_peers["public, VQGAN and CLIP in the step"] = of_peers["public, its Transformer alone"] + encoding
+        tokens, limit = BATCH * L, BATCH * L * ceiling / flops
+        for name, seconds in of_peers.items():
+            found.append(row(f"train 8×512 {optimizer}, {name}", "tok/s", tokens / took, tokens / seconds, name, limit))
+        rate, most = flops / took / 1e12, ceiling / 1e12
+        found.append(row(f"model FLOPs, {optimizer}", "TFLOP/s", rate, most, "bf16 matrix product 2048³", most))
+    return found
+
+
+def train(module: TransformerModule, batch: dict[str, Tensor], in_turn: InTurn) -> None:
     pl.Trainer(
         max_epochs=1, accelerator="auto", devices=1, precision=pick_precision(Trainer()), callbacks=[in_turn],
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     ).fit(module, torch.utils.data.DataLoader([batch] * (WARM_UP + ROUNDS), batch_size=None))  # fmt: skip
-    took, tokens = in_turn.median("ours"), BATCH * L
-    whole = in_turn.median("public, its Transformer alone") + BATCH * seconds_of_encoders(device, wait)
-    ceiling = matrix_ceiling(device)
-    limit = tokens / (flops / ceiling)
-    of_peers = {name: in_turn.median(name) for name in peers} | {"public, VQGAN and CLIP in the step": whole}
-    return [
-        *(row(f"train 8×512, {n}", "tok/s", tokens / took, tokens / s, n, limit) for n, s in of_peers.items()),
-        row("model FLOPs of our step", "TFLOP/s", flops / took / 1e12, ceiling / 1e12, "bf16 matrix product 2048³",
-            ceiling / 1e12),
-    ]  # fmt: skip
 
 
 if __name__ == "__main__":
