@@ -6,7 +6,6 @@ python docs/rerank.py outputs/demo/model --prompts 24 --candidates 16 --keep 4
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -102,10 +101,12 @@ def main() -> None:
     pipeline = ClipGen.from_pretrained(given.model)
     every = development_prompts()
     prompts = every[:: len(every) // given.prompts][: given.prompts]
+    about = describe(pick_device("cpu"))
     content = {
         "command": " ".join(["python", *sys.argv]),
-        "hardware": describe(pick_device("cpu"))["device"],
-        "date": time.strftime("%Y-%m-%d"),
+        "hardware": about["device"],
+        "date": about["started"][:10],
+        "commit": about["commit"],
         "seeds": [0],
         "sampling": pipeline.sampling,
         "arms": rerank(pipeline, prompts, given.candidates, given.keep),
