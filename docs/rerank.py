@@ -20,7 +20,7 @@ from clipgen.transformer.packed import prepared
 from clipgen.transformer.sampling import generate
 
 OPTIONS = ("guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "min_p")
-RESULT = Path(__file__).parent / "results" / "rerank.json"
+RESULTS = Path(__file__).parent / "results"
 
 
 def right(prompt: Prompt, verdict) -> dict[str, bool]:
@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("model")
     for name, value in (("prompts", 24), ("candidates", 16), ("keep", 4)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--name", default="rerank", help="of the file in docs/results")
     given = parser.parse_args()
     pipeline = ClipGen.from_pretrained(given.model)
     every = development_prompts()
@@ -112,7 +113,7 @@ def main() -> None:
         "arms": rerank(pipeline, prompts, given.candidates, given.keep),
         "agreement": agreement(pipeline, [prompt.text for prompt in prompts]),
     }
-    RESULT.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (RESULTS / f"{given.name}.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(json.dumps(content["arms"] | content["agreement"], indent=1))
 
 
