@@ -113,7 +113,8 @@ def main() -> None:
         "arms": rerank(pipeline, prompts, given.candidates, given.keep),
         "agreement": agreement(pipeline, [prompt.text for prompt in prompts]),
     }
-    (RESULTS / f"{given.name}.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    content_text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    (RESULTS / f"{given.name}.json").write_text(content_text, encoding="utf-8")
     print(json.dumps(content["arms"] | content["agreement"], indent=1))
 
 
