@@ -42,7 +42,7 @@ class TransformerModule(pl.LightningModule):
         schedule: str = "linear",
         lr_final: float = 0.02,
         accumulate: int = 1,
-        min_level: float = 0.5,
+        min_level: float = 0.8,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         rar: bool = False,
