@@ -76,12 +76,12 @@ def by_clip(cfg: EvaluateConfig, pipeline, sampling: dict) -> dict[str, float]:
 
     texts = read_texts(cfg.prompts, f"prompts={cfg.prompts}", "prompt")
     clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained, pipeline.device)
-    say_cut(pipeline.clip, texts)
+    say_cut(pipeline, texts, pipeline.reader)
     say_cut(clip, texts, f"clip.model={cfg.clip.model}")
     with tqdm(total=cfg.n * len(texts), desc="generating from text", unit="img") as bar:
         images = pipeline.generate(texts, cfg.n, cfg.seed, bar.update, **sampling)
     figures = clip_figures(images, texts, clip)
-    if clip.identity.fingerprint() == pipeline.clip.identity.fingerprint():
+    if pipeline.kind == "clip" and clip.identity.fingerprint() == pipeline.clip.identity.fingerprint():
         print(f"clip.model={cfg.clip.model} is what conditioned the samples: its figures are circular")
         figures = {name.replace("clip.", "clip.circular.", 1): value for name, value in figures.items()}
     if cfg.out:
