@@ -16,7 +16,8 @@ PRESETS = Path(__file__).resolve().parents[1] / "conf" / "tokenizer"
 STAYS_OPEN = {  # or never chosen
     "images", "captions", "stage", "experiment", "world", "prep.size", "prep.max_aspect", "prep.source_bytes_per_shard",
     "prep.near_duplicates", "encode.workers", "executor.tasks", "trainer.threads",
-    "tokenizer.train.perceptual_weights", "tokenizer.train.perceptual_sha256", "clip.train.logit_scale", "paired.text_length",
+    "tokenizer.train.perceptual_weights", "tokenizer.train.perceptual_sha256", "clip.train.logit_scale",
+    "paired.text_length",
 }  # fmt: skip
 
 
