@@ -98,6 +98,8 @@ def transformer_settings(cfg: TransformerModel, grid, codebook_size: int, embed_
     """What `Transformer(**settings)` takes."""
     own = {key: value for key, value in asdict_of(cfg).items() if key in TRANSFORMER_KEYS}
     own["any_order"] = cfg.train.keep_random
+    if own["condition"] == "image":  # as ever: what was trained before there was a choice is not trained again
+        del own["condition"]
     return {"grid": list(grid), "codebook_size": codebook_size, "embed_dim": embed_dim, **own}
 
 

@@ -76,10 +76,3 @@ class Text:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The numbers of each text's pieces, 0 … len - 1."""
         return self.pieces.Encode(list(texts), out_type=int)
-
-    def decode(self, numbers: Sequence[int]) -> str:
-        return self.pieces.Decode(list(numbers))
-
-    def unknown(self, text: str) -> bool:
-        """Whether a text has something that no caption had."""
-        return UNKNOWN in self.encode([text])[0]
