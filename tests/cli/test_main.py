@@ -22,7 +22,7 @@ HEAVY = ("torch", "pytorch_lightning", "open_clip", "taming", "webdataset", "ten
 # A public key is not renamed or taken away without a line in CHANGELOG.
 KEYS = {
     "run": "name out images captions shards latents stage experiment world prompts preview seed bank replace prep clip "
-    "tokenizer transformer encode executor sampling trainer",
+    "tokenizer transformer paired captions_share encode executor sampling trainer",
     "sample": "model prompts image mix negative mask candidates keep rerank out n seed guidance_scale "
     "guidance_schedule temperature top_k top_p min_p fidelity bridge precision batch_size device",
     "evaluate": "model shards world prompts split n seed guidance_scale guidance_schedule temperature top_k top_p "
@@ -31,7 +31,7 @@ KEYS = {
     "clip",
     "draw": "out n seed image_size captions left_out",
     "gap": "latents captions templates clip bank out device",
-    "export": "name run out bank clip sampling tokenizer transformer",
+    "export": "name run out stage bank clip sampling tokenizer transformer",
     "verify": "shards latents repair images captions tokenizer device",
     "browse": "shards latents out n split tokenizer device",
     "report": "run",
@@ -238,7 +238,8 @@ def test_every_experiment_composes(path):
     ],
 )
 def test_every_group_file_composes(choice):
-    cfg = complete(composed("run", choice, *typed(CONF / f"{choice.replace('=', '/')}.yaml")))
+    stage = ["stage=paired"] if choice.startswith("model=cogview") else []
+    cfg = complete(composed("run", choice, *stage, *typed(CONF / f"{choice.replace('=', '/')}.yaml")))
     check(cfg)
     assert isinstance(cfg.clip.model, str)
 
