@@ -6,6 +6,7 @@ import torch
 from clipgen.paired.layout import Layout
 from clipgen.paired.loss import counted, weighted
 from clipgen.paired.model import PairedTransformer
+from clipgen.transformer import blocks
 from clipgen.transformer.packed import prepared
 from clipgen.transformer.sampling import Given, generate, sample
 
@@ -42,8 +43,10 @@ def test_the_sequence_is_cogview_s_in_one_vocabulary():
     assert torch.equal(cut, LAYOUT.prefix([[1, 2, 3, 4, 5, 6]])) and cut[0, 0] == first
 
 
+@pytest.mark.parametrize("plain", [True, False])  # or torch's fused kernel, as on a GPU
 @pytest.mark.parametrize("changes", [{}, COGVIEW, {"pb_relax": True}])
-def test_a_row_has_the_logits_that_it_has_without_padding(changes):
+def test_a_row_has_the_logits_that_it_has_without_padding(monkeypatch, changes, plain):
+    monkeypatch.setattr(blocks, "PLAIN_ATTENTION_UP_TO", 512 if plain else 0)
     model, (tokens_BL, text_BP) = network(**changes), inputs()
     text_logits, image_logits = model.outputs(tokens_BL, text_BP)
     assert torch.isfinite(text_logits).all()  # of padding too, or its gradient would be NaN
@@ -102,8 +105,10 @@ def test_a_shrunk_gradient_is_alpha_of_its_own_and_changes_nothing_else():
     torch.testing.assert_close(grads[1]["head.weight"], grads[0]["head.weight"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("plain", [True, False])
 @pytest.mark.parametrize("changes", [{}, COGVIEW])
-def test_the_cache_gives_the_logits_of_the_whole(changes):
+def test_the_cache_gives_the_logits_of_the_whole(monkeypatch, changes, plain):
+    monkeypatch.setattr(blocks, "PLAIN_ATTENTION_UP_TO", 512 if plain else 0)
     model, (tokens_BL, text_BP) = network(**changes), inputs()
     wanted = model(tokens_BL, text_BP)
     x_BSD, hidden_BP = model.prefix(text_BP)
