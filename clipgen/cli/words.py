@@ -58,6 +58,16 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
     return settings, prompts
 
 
+def named_folder(words: list[str], key: str) -> list[str]:
+    """A word that is no setting, no flag and no flag's value is the folder `key`."""
+    found, values = [], 0
+    for word in words:
+        plain = not values and "=" not in word and not word.startswith("-")
+        found.append(f"{key}={word}" if plain else word)
+        values = FLAGS.get(word, 0) if not values else values - 1
+    return found
+
+
 def for_hydra(words: list[str]) -> list[str]:
     """Flags first, as argparse takes settings in one piece only; in a sweep, jobs are named by what is swept."""
     flags, settings = [], []

@@ -62,7 +62,9 @@ NAMES = {
     "spread.radius": "Size (radius)",
     **{f"judge.{name}": text for name, text in ATTRIBUTES.items()},
 }
-SHARE_WORDS = ("judge", "zero_shot", "accuracy", "retrieval", "recall", "chance", "usage", "gan_share")
+SHARE_WORDS = (
+    "judge", "zero_shot", "accuracy", "retrieval", "recall", "precision", "coverage", "chance", "usage", "gan_share",
+)  # fmt: skip
 
 
 def headline(metrics: Mapping[str, Any]) -> str:

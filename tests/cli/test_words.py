@@ -2,7 +2,7 @@
 
 import pytest
 
-from clipgen.cli.words import fixed_keys, for_hydra, split_words
+from clipgen.cli.words import fixed_keys, for_hydra, named_folder, split_words
 from clipgen.errors import UserError
 
 
@@ -90,3 +90,8 @@ def test_a_path_works_as_it_is_typed(path):
 
     for word in for_hydra([f"images={path}", f"mask={path}"]):
         assert OverridesParser.create().parse_override(word).value() == path
+
+
+def test_a_folder_may_stand_alone():
+    assert named_folder(["outputs/a b"], "run") == ["run=outputs/a b"]
+    assert named_folder(["--cfg", "job", "birds", "run=x"], "run") == ["--cfg", "job", "run=birds", "run=x"]
