@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from clipgen.check import PERCEPTUAL_FILES
+from clipgen.check import PERCEPTUAL_FILES, check_world
+from clipgen.cli.worlds import prompts_and_judge
 from clipgen.config import GENERATION, EvaluateConfig
 from clipgen.errors import UserError
 
@@ -18,11 +19,11 @@ def main(cfg: EvaluateConfig) -> float | None:
         from clipgen.cli.evaluate_tokenizer import evaluate_tokenizer
 
         return evaluate_tokenizer(cfg)
-    if cfg.world not in (None, "shapes"):
-        raise UserError(f"world={cfg.world} is unknown; the demo world is called shapes")
+    check_world(cfg.world)
     if cfg.world is None and cfg.shards is None and cfg.prompts is None:
         raise UserError(
-            "give world=shapes or prompts=FILE to judge the generator, or shards=FOLDER to evaluate its tokenizer"
+            "give world=shapes, world=two or prompts=FILE to judge the generator, or shards=FOLDER to evaluate its "
+            "tokenizer"
         )
     if cfg.prompts and not cfg.clip.model:
         raise UserError("prompts=FILE needs clip.model=NAME, the CLIP that scores; take one that did not condition")
@@ -30,9 +31,7 @@ def main(cfg: EvaluateConfig) -> float | None:
     from clipgen.data.atomic import write_json
     from clipgen.data.transforms import sides
     from clipgen.evaluation.fidelity import reconstruction
-    from clipgen.evaluation.world import judge_generator, yardsticks
     from clipgen.pipeline import ClipGen
-    from clipgen.shapes import prompts
 
     pipeline = ClipGen.from_pretrained(cfg.model, pick_device(cfg.device))
     metrics = {}
@@ -44,11 +43,12 @@ def main(cfg: EvaluateConfig) -> float | None:
             "shards=FOLDER to evaluate its tokenizer instead"
         )
     if cfg.world:
+        prompts, judge = prompts_and_judge(cfg.world)
         sets = {"test": prompts.test_prompts, "development": prompts.development_prompts}
         if cfg.split not in sets:
             raise UserError(f"split={cfg.split} is unknown; take {' or '.join(sets)}")
-        metrics |= judge_generator(pipeline, sets[cfg.split](), cfg.n, cfg.seed, **sampling).metrics
-        metrics |= yardsticks(pipeline, cfg.n)
+        metrics |= judge.judge_generator(pipeline, sets[cfg.split](), cfg.n, cfg.seed, **sampling).metrics
+        metrics |= judge.yardsticks(pipeline, cfg.n)
     if cfg.shards:
         from clipgen.cli.evaluate_tokenizer import held_out
 
