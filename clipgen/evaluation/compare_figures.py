@@ -11,34 +11,35 @@ from clipgen.page import details, table
 
 Arms = Mapping[str, Mapping[str, Any]]
 
-GROUPS = (  # metrics that belong together, by how their names begin
-    ("judge.held_out.", "Combinations that no training picture shows", "The same, for these prompts alone."),
-    ("judge.", "Does the picture show what the prompt asks for?", "Share of the pictures in which it is seen."),
-    ("clip.", "How near is the picture to its prompt?", "By a CLIP."),
-    ("caploss", "How likely is the prompt, given the picture?", "By a captioner."),
-    ("fid_k.", "How far are the pictures from real ones, blurred by radius k?", "Fréchet distance; 0 is the least."),
-    ("", "Quality, variety and copies", ""),
-)
-ORDER = ("judge.", "judge.held_out.", "clip.", "caploss", "fid_k.", "")  # on the page
+GROUPS = {  # metrics that belong together, by how their names begin; in the order of the page
+    "judge.": ("Does the picture show what the prompt asks for?", "Share of the pictures in which it is seen."),
+    "judge.held_out.": ("Combinations that no training picture shows", "The same, for these prompts alone."),
+    "clip.": ("How near is the picture to its prompt?", "By a CLIP."),
+    "cap": ("How likely is the prompt, given the picture?", "By a captioner."),
+    "fid_k.": ("How far are the pictures from real ones, blurred by radius k?", "Fréchet distance; 0 is the least."),
+    "": ("Quality, variety and copies", ""),
+}
 
 
 def group_of(metric: str) -> str:
-    return next(start for start, _, _ in GROUPS if metric.startswith(start))
+    """Which of GROUPS; inception.fid_k.0 and dinov2.fid_k.0 are of fid_k., each with its own table."""
+    if "fid_k." in metric:
+        return "fid_k."
+    return max((start for start in GROUPS if metric.startswith(start)), key=len)
 
 
 def metric_tables(arms: Arms, metrics: Mapping[str, Mapping[str, Any]], explained: bool = True) -> str:
     """A table for each group of metrics; `explained` adds what stands under the figures."""
     found = dict.fromkeys([*metrics, *(name for arm in arms.values() for name in arm if name != "about")])
-    groups: dict[str, list[str]] = {start: [] for start in ORDER}
+    tables: dict[tuple[int, str, str], list[str]] = {}
     for metric in found:
-        groups[group_of(metric)].append(metric)
-    names = {start: (title, meaning) for start, title, meaning in GROUPS}
+        if any(is_number(value_of(arm, metric)) for arm in arms.values()):
+            group = group_of(metric)
+            by = metric.partition("fid_k.")[0] if group == "fid_k." else ""
+            tables.setdefault((list(GROUPS).index(group), by, group), []).append(metric)
     html = ""
-    for start, members in groups.items():
-        shown = [m for m in members if any(is_number(value_of(arm, m)) for arm in arms.values())]
-        if not shown:
-            continue
-        title, meaning = names[start]
+    for (_, _, group), shown in sorted(tables.items()):
+        title, meaning = GROUPS[group]
         html += f'<div class="block"><h3>{escape(title)}</h3>' + (f"<p>{escape(meaning)}</p>" if meaning else "")
         html += figures_table(arms, shown, metrics)
         html += (measured(shown, metrics) if explained else "") + "</div>"
@@ -139,8 +140,9 @@ def arms_table(arms: Arms) -> str:
     for name, arm in arms.items():
         about = arm.get("about", {})
         chosen = about.get("chosen") or {}
+        kept = f"keeps {about['kept']}" if about.get("kept") else None
         known = {key.replace("_", " "): value for key, value in chosen.items() if value is not None}
-        settings = ", ".join(f"{key} {plain(value)}" for key, value in known.items())
+        settings = ", ".join([*(f"{key} {plain(value)}" for key, value in known.items()), *filter(None, [kept])])
         share = about.get("captions_share")
         rows.append(
             [
@@ -191,7 +193,7 @@ def cost_table(arms: Arms, clip: Mapping[str, Any]) -> str:
         said += [[f"… {key} it was trained on", f"{clip[key]:,}"] for key in counts]
         said += [["… FLOPs of its training", power(clip["flops"])]] if is_number(clip.get("flops")) else []
         said += [["", clip["note"]]] if clip.get("note") else []
-        html += "<h3>Where the words come from</h3><p>The arms that use no captions know words by their CLIP alone.</p>"
+        html += '<h3>Where the words come from</h3><p class="prose">What uses no captions knows words by its CLIP.</p>'
         html += table(said)
     return html
 

@@ -39,14 +39,15 @@ CELL = 48  # pixels of a picture in the grids: four of each of five arms beside 
 DRAWN = (
     "judge.all", "judge.binding", "judge.count", "judge.shape", "judge.foreground", "judge.background", "clip.score",
 )  # fmt: skip
-PUBLISHED = (  # read in the papers' own text or poster: system, what was changed, FID, source
-    ("unCLIP's decoder", "text embedding in the image embedding's place", "16.55", "arXiv 2204.06125, section 5.1"),
-    ("unCLIP's decoder", "trained on text embeddings", "9.16", "arXiv 2204.06125, section 5.1"),
-    ("unCLIP", "image embedding made from text by a prior", "7.99", "arXiv 2204.06125, section 5.1"),
-    ("LAFITE, without captions", "plain swap", "29.8", "C3 (ICLR 2024), poster"),
-    ("LAFITE, without captions", "each side loses its mean", "21.7", "C3 (ICLR 2024), poster"),
-    ("LAFITE, without captions", "noise in training", "19.8", "C3 (ICLR 2024), poster"),
-    ("LAFITE, without captions", "both", "19.6", "C3 (ICLR 2024), poster"),
+UNCLIP, C3 = "arXiv 2204.06125, section 5.1", "C3 (ICLR 2024), poster"
+PUBLISHED = (  # read in the paper's own text or poster: system, how it is asked, data, FID, source
+    ("unCLIP's decoder", "text embedding in the image embedding's place", "its own test set", "16.55", UNCLIP),
+    ("unCLIP's decoder", "trained on text embeddings", "its own test set", "9.16", UNCLIP),
+    ("unCLIP", "image embedding made from text by a prior", "its own test set", "7.99", UNCLIP),
+    ("LAFITE, without captions", "plain swap", "COCO", "29.8", C3),
+    ("LAFITE, without captions", "each side loses its mean", "COCO", "21.7", C3),
+    ("LAFITE, without captions", "noise in training", "COCO", "19.8", C3),
+    ("LAFITE, without captions", "both", "COCO", "19.6", C3),
 )
 
 
@@ -116,7 +117,7 @@ def bars(aims: list[Mapping[str, Any]], metrics: Mapping[str, Any]) -> str:
         cells = "".join(f"<td>{escape(value)}</td>" for value in values)
         rows += f'<tr><th>{escape(what)}</th>{cells}<td class="{state}">{word}</td></tr>'
     head = "<tr><th>Aim</th><th>At least</th><th>Found</th><th></th></tr>"
-    return f'<div class="wide"><table class="goals"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+    return f'<div class="wide words"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
 
 
 def _share(value: Any) -> str:
@@ -131,10 +132,12 @@ def intro(content: Mapping[str, Any]) -> str:
     world, seeds = content.get("world", {}), content.get("seeds", [])
     prompts = world.get("prompts", {})
     words = [f"World: {world.get('name', '–')}."]
+    pictures = world.get("images_of_a_prompt", {}).get("test")
+    of_each = f", for {pictures} pictures each" if is_number(pictures) else ""
     if is_number(prompts.get("development")) and is_number(prompts.get("test")):
         words.append(
             f"Settings were chosen on {prompts['development']} development prompts, with as many trials for each arm; "
-            f"the figures are of {prompts['test']} test prompts, which were asked once."
+            f"the figures are of {prompts['test']} test prompts, which were asked once{of_each}."
         )
     words.append(f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}: {', '.join(map(str, seeds))}." if seeds else "")
     if len(seeds) == 1:
@@ -260,11 +263,11 @@ def curves(found: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
 
 def published() -> str:
     lead = (
-        "On COCO, with other networks and features, as their authors print them: what a plain swap of embeddings "
-        "costs elsewhere. CLIP-GEN's and CogView's own tables are not here: they could not be read in the papers."
+        "Of other data, networks and features, as their authors print them: what a plain swap of embeddings costs "
+        "elsewhere. CLIP-GEN's and CogView's own tables are not here: they could not be read in the papers."
     )
-    rows = [list(row) for row in PUBLISHED]
-    return f'<p class="prose">{lead}</p>{table(rows, ["System", "Asked by", "FID", "Source"])}'
+    shown = table(PUBLISHED, ["System", "Setting", "Data", "FID", "Source"])
+    return f'<p class="prose">{lead}</p><div class="words">{shown}</div>'
 
 
 def origin(folder: Path, content: Mapping[str, Any]) -> str:

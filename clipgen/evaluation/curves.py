@@ -138,7 +138,7 @@ def chart(title: str, curves: Sequence[Curve], log: bool = False, share: bool = 
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(axis)}</text>')
     legend = []
     for i, curve in enumerate(curves):
-        colour, name = f"c{i % COLOURS}", escape(curve.name)
+        colour, name = f"c{i % COLOURS}" + " again" * (i >= COLOURS), escape(curve.name)
         points = place(*thin(curve.x, curve.y))
         if len(points) == 1:
             parts.append(f'<circle class="{colour}" cx="{points[0][0]:.1f}" cy="{points[0][1]:.1f}" r="3"/>')

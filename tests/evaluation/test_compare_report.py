@@ -5,7 +5,7 @@ import json
 import pytest
 
 from clipgen.errors import UserError
-from clipgen.evaluation.compare_figures import best_arms, family, power, rounded
+from clipgen.evaluation.compare_figures import best_arms, family, group_of, metric_tables, power, rounded
 from clipgen.evaluation.compare_report import write_comparison
 from clipgen.evaluation.intervals import forest, over_captions, signed
 
@@ -34,7 +34,7 @@ def test_a_comparison_shows_all_its_parts(folder, comparison, read_page):
         "FID-k by Inception its weights are not at hand",
         "paired, shape right 95 % 94.6 % not met", "paired, colour of the object right 95 % 96.1 % met",
         "clipgen as a share of paired, shape right 97 % – no figure", "0 points 27.3 points met",
-        "140 development prompts", "183 test prompts", "1 seed: 0.",
+        "140 development prompts", "183 test prompts, which were asked once, for 4 pictures each", "1 seed: 0.",
         "guidance scale 2, temperature 0.7, top k 0, bridge mean, fidelity 0.8",
         "768,000", "2 cores of an AMD EPYC", "torch 2.15.0", "0589163",
         "clipgen compare experiment=compare_demo", "clipgen train name=paired stage=paired",
@@ -67,6 +67,16 @@ def test_a_circular_figure_is_never_the_best():
     assert best_arms(arms, "clip.score", "lower") == {"poor"}
     assert best_arms(arms, "clip.score", None) == set()
     assert best_arms({name: arms["good"] for name in "abc"}, "clip.score", "higher") == set()  # nothing to tell apart
+
+
+def test_each_extractor_has_a_table_of_its_own():
+    names = ["fid_k.0", "fid_k.8", "inception.fid_k.0", "judge.shape", "judge.held_out.shape", "cmmd", "clip.score"]
+    arms = {"clipgen": {name: {"mean": 0.5} for name in names}}
+    assert [group_of(name) for name in names[2:]] == ["fid_k.", "judge.", "judge.held_out.", "", "clip."]
+    tables = metric_tables(arms, {}).split("<h3>")[1:]
+    heads = [[cell.split("<")[0] for cell in each.split("<th>")[2:-1]] for each in tables]
+    assert heads == [["judge.shape"], ["judge.held_out.shape"], ["clip.score"], ["fid_k.0", "fid_k.8"],
+                     ["inception.fid_k.0"], ["cmmd"]]  # fmt: skip
 
 
 def test_the_page_needs_no_other_file_and_runs_nothing_that_was_typed(folder, read_page):
