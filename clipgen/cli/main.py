@@ -72,7 +72,7 @@ def _launch(verb: str, rest: list[str]) -> None:
         rest, prompts = split_words(rest)
         command = partial(command, prompts=prompts)
     if verb == "report":
-        rest = named_folder(rest, "run")
+        rest = named_folder(rest)
     rest = for_hydra(rest)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `reported` instead of being printed by Hydra
     program, sys.argv = sys.argv[0], [f"clipgen {verb}", *rest]

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields
+from pathlib import Path
 
 from clipgen.config import SampleConfig
 from clipgen.errors import UserError
@@ -58,16 +59,6 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
     return settings, prompts
 
 
-def named_folder(words: list[str], key: str) -> list[str]:
-    """A word that is no setting, no flag and no flag's value is the folder `key`."""
-    found, values = [], 0
-    for word in words:
-        plain = not values and "=" not in word and not word.startswith("-")
-        found.append(f"{key}={word}" if plain else word)
-        values = FLAGS.get(word, 0) if not values else values - 1
-    return found
-
-
 def for_hydra(words: list[str]) -> list[str]:
     """Flags first, as argparse takes settings in one piece only; in a sweep, jobs are named by what is swept."""
     flags, settings = [], []
@@ -86,6 +77,16 @@ def for_hydra(words: list[str]) -> list[str]:
     else:
         settings = [quoted(setting) for setting in settings]
     return flags + settings
+
+
+def named_folder(words: list[str]) -> list[str]:
+    """`report FOLDER` as `report run=FOLDER`; the folder of a job has an equals sign in its name."""
+    found, values = [], 0  # a flag's values are no folders
+    for word in words:
+        is_setting = word.startswith("-") or (re.match(r"[\w.]+=", word) and not Path(word).is_dir())
+        found.append(word if values or is_setting else f"run={word}")
+        values = values - 1 if values else FLAGS.get(word, 0)
+    return found
 
 
 def quoted(setting: str) -> str:

@@ -92,6 +92,8 @@ def test_a_path_works_as_it_is_typed(path):
         assert OverridesParser.create().parse_override(word).value() == path
 
 
-def test_a_folder_may_stand_alone():
-    assert named_folder(["outputs/a b"], "run") == ["run=outputs/a b"]
-    assert named_folder(["--cfg", "job", "birds", "run=x"], "run") == ["--cfg", "job", "run=birds", "run=x"]
+def test_a_folder_may_stand_alone(tmp_path):
+    assert named_folder(["outputs/a b"]) == ["run=outputs/a b"]
+    assert named_folder(["--cfg", "job", "birds", "run=x"]) == ["--cfg", "job", "run=birds", "run=x"]
+    (tmp_path / "lr=1").mkdir()
+    assert named_folder([f"{tmp_path}/lr=1", "lr=1"]) == [f"run={tmp_path}/lr=1", "lr=1"]
