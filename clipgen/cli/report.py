@@ -1,4 +1,4 @@
-"""`clipgen report run=FOLDER`: one self-contained page of a run."""
+"""`clipgen report FOLDER`: one self-contained page of a run, or of a sweep."""
 
 from pathlib import Path
 
@@ -7,5 +7,7 @@ from clipgen.config import ReportConfig
 
 def main(cfg: ReportConfig) -> None:
     from clipgen.evaluation.report import write_report
+    from clipgen.evaluation.sweep import is_sweep, write_page
 
-    print(f"report: {write_report(Path(cfg.run))}")
+    folder = Path(cfg.run)
+    print(f"report: {write_page(folder) if is_sweep(folder) else write_report(folder)}")

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields
+from pathlib import Path
 
 from clipgen.config import SampleConfig
 from clipgen.errors import UserError
@@ -12,6 +13,7 @@ FLAGS = {
     "-c": 1, "--cfg": 1, "-p": 1, "--package": 1, "-i": 1, "--info": 1, "-cd": 1, "--config-dir": 1,
     "-cn": 1, "--config-name": 1,
 }  # fmt: skip
+LOOKS = {"-m", "--multirun", "-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info"}
 # Settings whose value is a file, a folder or a text: they may hold what Hydra's grammar keeps for itself.
 PATHS = frozenset(
     {
@@ -28,6 +30,7 @@ PATHS = frozenset(
         "mask",
         "negative",
         "templates",
+        "hydra.run.dir",
     }
     | {
         "tokenizer.train.perceptual_weights",
@@ -71,11 +74,29 @@ def for_hydra(words: list[str]) -> list[str]:
             raise UserError(f"{word} is no option; a setting is typed as key=value, such as name=birds")
         flags.append(word)
         flags.extend(value for _, value in zip(range(0 if equals else FLAGS[name]), left, strict=False))
-    if {"-m", "--multirun"} & set(flags):  # there a comma parts the values of a sweep
+    if sweeps(settings) and not {flag.partition("=")[0] for flag in flags} & LOOKS:
+        flags.append("-m")  # a saved sweep is asked for by its name
+    if sweeps(flags):  # there a comma parts the values of a sweep
         settings.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed_keys(settings))}]")
     else:
         settings = [quoted(setting) for setting in settings]
     return flags + settings
+
+
+def sweeps(words: list[str]) -> bool:
+    """Whether these words ask for a sweep."""
+    if "hydra.mode=RUN" in words:  # a job of one
+        return False
+    return any(word in ("-m", "--multirun") or re.fullmatch("sweep=(?!null$).+", word) for word in words)
+
+
+def named_folder(words: list[str]) -> list[str]:
+    """`report FOLDER` as `report run=FOLDER`; the folder of a job has an equals sign in its name."""
+
+    def is_folder(word: str) -> bool:
+        return not word.startswith("-") and (not re.match(r"[\w.]+=", word) or Path(word).is_dir())
+
+    return [f"run={word}" if is_folder(word) else word for word in words]
 
 
 def quoted(setting: str) -> str:
