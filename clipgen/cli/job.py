@@ -4,6 +4,7 @@ The launcher calls `Job` where the job is to run: here, in a worker of joblib, o
 server that has imported torch once for all jobs of that worker; its output is `job.log`, what became of it `job.json`.
 """
 
+import json
 import math
 import os
 import re
@@ -46,7 +47,8 @@ class Job:
         folder = Path(hydra.sweep.dir) / hydra.sweep.subdir
         typed = list(hydra.overrides.task)
         about = {"overrides": typed, "command": [self.verb, *typed], "stage": cfg.stage, "metric": cfg.metric}
-        began = time.perf_counter()
+        log, began = folder / LOG, time.perf_counter()
+        earlier, written = spent(folder), log.stat().st_size if log.is_file() else 0
 
         def keep(**more) -> None:
             write_json(folder / FILE, about | {"began": datetime.now().astimezone().isoformat("T", "seconds")} | more)
@@ -57,11 +59,11 @@ class Job:
         flags = [word for source in sources for word in ("--config-dir", source.removeprefix("file://"))]
         words = [self.verb, *flags, *typed, f"hydra.run.dir={folder}", "hydra.mode=RUN"]
         status = in_a_process(words, folder)
-        seconds = round(time.perf_counter() - began, 1)
+        seconds = round(earlier + time.perf_counter() - began, 1)
         if status in INTERRUPTED:
             keep(status="stopped", seconds=seconds)
             raise KeyboardInterrupt
-        reason = None if status == 0 else failure(status, folder / LOG)
+        reason = None if status == 0 else failure(status, log, written)
         score = None
         if reason is None:
             try:
@@ -129,12 +131,23 @@ def _signals_are_its_own(process) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def failure(status: int, log: Path) -> str:
-    """Why a job ended so, in a line: what it said itself, the last line of a traceback, or the signal."""
+def spent(folder: Path) -> float:
+    """The seconds that earlier commands gave to a job."""
+    try:
+        return float(json.loads((folder / FILE).read_text("utf-8"))["seconds"])
+    except (OSError, ValueError, KeyError):
+        return 0.0
+
+
+def failure(status: int, log: Path, written: int) -> str:
+    """Why a job ended so, in a line: what it said itself, the last line of a traceback, or the signal.
+
+    The first `written` bytes of the log are of earlier commands.
+    """
     if status < 0:
         name = signal.Signals(-status).name
         return f"ended by {name}" + (", most likely for want of memory" if name == "SIGKILL" else "")
-    text = log.read_text("utf-8", "replace") if log.is_file() else ""
+    text = log.read_bytes()[written:].decode("utf-8", "replace") if log.is_file() else ""
     lines = [line for line in re.split("[\r\n]", text) if line.strip()]
     marker = "clipgen: error: "
     own = [line.partition(marker)[2] for line in lines[-50:] if marker in line]
