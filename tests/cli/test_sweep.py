@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from clipgen.checkpoint import read_checkpoint
+from clipgen.cli.job import failure
 
 
 @pytest.fixture
@@ -102,6 +103,17 @@ def test_a_long_name_is_a_folder_still(clipgen, words, tmp_path):
     short, long = "a/b=1", "key=" + "ü" * 200
     assert _flat(short) == "a_b=1"
     assert len(_flat(long).encode()) < 256 and _flat(long) != _flat(long + "x")
+
+
+def test_the_reason_of_a_failure_is_the_jobs_own_line(tmp_path):
+    log = tmp_path / "job.log"
+    earlier = "clipgen: error: of an earlier command\n"
+    log.write_text(f"{earlier}training: 3%\rtraining: 4%\rclipgen: error: out of luck\nbye\n")
+    assert failure(2, log, len(earlier)) == "out of luck"
+    log.write_text(f"{earlier}Traceback\n  in f\nRuntimeError: CUDA error\n")
+    assert failure(1, log, len(earlier)) == "RuntimeError: CUDA error"
+    assert failure(1, log, log.stat().st_size) == "ended with status 1"
+    assert failure(-signal.SIGKILL, log, 0) == "ended by SIGKILL, most likely for want of memory"
 
 
 # Long counts
