@@ -115,8 +115,10 @@ def fixed_keys(settings: list[str]) -> list[str]:
     """The keys, quoted, that are the same in all jobs of a sweep."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    overrides = OverridesParser.create().parse_overrides(settings)
-    return [f"'{override.get_key_element()}'" for override in overrides if not override.is_sweep_override()]
+    swept: dict[str, bool] = {}  # a key that is typed twice is what it is the last time
+    for override in OverridesParser.create().parse_overrides(settings):
+        swept[override.get_key_element()] = override.is_sweep_override()
+    return [f"'{key}'" for key, several in swept.items() if not several]
 
 
 def is_setting(word: str) -> bool:

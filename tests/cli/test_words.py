@@ -71,6 +71,7 @@ def test_a_sweep_names_its_jobs_by_what_is_swept():
     excluded = "hydra.job.config.override_dirname.exclude_keys=['stage','clip.model']"
     assert words == ["-m", "stage=clip", "lr=1,2", "clip.model='a,b'", "seed=range(3)", excluded]
     assert fixed_keys(["a=1", "b=1,2", "c=[1,2]"]) == ["'a'", "'c'"]
+    assert fixed_keys(["a=1", "b=1,2", "a=1,2", "b=1"]) == ["'b'"]
 
 
 def test_a_saved_sweep_is_a_sweep_and_a_job_of_it_is_none():
