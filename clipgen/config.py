@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from clipgen.data.atomic import fingerprint
 from clipgen.errors import UserError
 from data_prep import executor
 from data_prep.settings import PackSettings
@@ -221,6 +222,8 @@ class Config:
     latents: str = "${out}/latents"
     stage: str | None = None
     experiment: str | None = None
+    metric: str = "val/loss"  # what a sweep's jobs are judged by: of metrics.csv, or without a slash of metrics.json
+    direction: str | None = None  # minimize or maximize; null: as its name says
     world: str | None = None
     prompts: list[str] = field(default_factory=list)
     preview: str = "prompts"
@@ -393,6 +396,9 @@ STAGES = ("vqgan", "transformer", "paired", "clip")
 WORLDS = ("shapes", "two")
 
 
+LONGEST = 200  # bytes of a folder's name
+
+
 def register() -> None:
     """Make the schemas and the resolvers known to Hydra; may be called more than once."""
     store = ConfigStore.instance()
@@ -409,8 +415,9 @@ def _package_dir(package: str) -> str:
 
 
 def _flat(text: str) -> str:
-    """One folder's name, where a swept value holds a path."""
-    return text.replace("/", "_")
+    """One folder's name, where a swept value holds a path; what is too long for one ends in a fingerprint."""
+    name = text.replace("/", "_")
+    return name if len(name.encode()) <= LONGEST else f"{name[: LONGEST // 4]}…{fingerprint(name)}"
 
 
 def asdict_of(section: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One self-contained HTML page: its frame and stylesheet, pictures as data URIs, tables. It needs no network."""
 
 import base64
+import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -10,6 +11,18 @@ from typing import Any
 
 from PIL import Image
 
+SORT = """
+for (const table of document.querySelectorAll("table.sortable"))
+  table.tHead.rows[0].querySelectorAll("button").forEach((button, column) => button.onclick = () => {
+    const head = button.parentElement, up = head.ariaSort != "ascending", value = row => row.cells[column].dataset.value
+    for (const other of table.tHead.rows[0].cells) other.ariaSort = null
+    head.ariaSort = up ? "ascending" : "descending"
+    const order = (a, b) => isNaN(a - b) ? a.localeCompare(b) : a - b
+    const rows = [...table.tBodies[0].rows].sort((a, b) =>
+      (value(a) === "") - (value(b) === "") || (up ? 1 : -1) * order(value(a), value(b)))
+    table.tBodies[0].append(...rows)
+  })
+"""
 NARROW = 640  # pixels; a picture that fits into it more than once is shown larger, in whole multiples
 
 
@@ -23,13 +36,17 @@ def document(title: str, lead: str, body: str, notes: Sequence[str] = ()) -> str
     style = files("clipgen").joinpath("page.css").read_text(encoding="utf-8")
     items = "".join(f"<li>{escape(note)}</li>" for note in notes)
     aside = f"<aside><b>Not complete</b><ul>{items}</ul></aside>" if items else ""
+    script, policy = "", "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    if 'class="sortable"' in body:  # the one script that a page may have
+        script = f"<script>{SORT}</script>\n"
+        policy += f"; script-src 'sha256-{base64.b64encode(hashlib.sha256(SORT.encode()).digest()).decode()}'"
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{escape(printable(title))} · clipgen</title>
 <style>{style}</style>
 </head>
@@ -40,7 +57,7 @@ def document(title: str, lead: str, body: str, notes: Sequence[str] = ()) -> str
 {aside}
 {body}
 </main>
-</body>
+{script}</body>
 </html>
 """
 
@@ -108,6 +125,18 @@ def table(rows: Iterable[Sequence[Any]], head: Sequence[str] = ()) -> str:
         for name, *cells in rows
     )
     return f'<div class="wide"><table>{top}<tbody>{body}</tbody></table></div>'
+
+
+def sortable(rows: Iterable[Sequence[tuple[str, Any]]], head: Sequence[str]) -> str:
+    """A table that a click on a column's name sorts; a cell is (what is shown, what it is sorted by, None as last)."""
+    breakable = [escape(name).replace(".", ".<wbr>") for name in head]
+    top = "".join(f"<th><button>{name}</button></th>" for name in breakable)
+    body = ""
+    for row in rows:
+        keys = ["" if value is None else escape(str(value)) for _, value in row]
+        cells = [f'<td data-value="{key}">{escape(shown)}</td>' for key, (shown, _) in zip(keys, row, strict=True)]
+        body += f"<tr>{''.join(cells)}</tr>"
+    return f'<div class="wide"><table class="sortable"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def details(summary: str, body: str) -> str:

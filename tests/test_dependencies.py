@@ -98,6 +98,8 @@ def test_the_imports_were_found():
         (("sentencepiece",), ("clipgen/paired/text.py",)),
         (("ray",), ("data_prep/on_ray.py",)),
         (("submitit",), ("data_prep/on_slurm.py",)),
+        (("optuna",), ("clipgen/cli/*",)),
+        (("filelock",), ("clipgen/data/lock.py", "clipgen/cli/sweep.py")),
         (("clipgen.cli",), ("clipgen/cli/*",)),
         (
             ("clipgen.config", "clipgen.defaults", "clipgen.check"),

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from clipgen.errors import UserError
-
 INTERRUPTED = 130  # the status of a process that Ctrl-C ended
 PATIENCE = 30  # seconds that the others have to end after one of them did
 
@@ -24,14 +22,6 @@ def launched() -> bool:
 
 def launch(devices: int, words: Sequence[str]) -> None:
     """Run `clipgen WORDS` in `devices` processes; all but the first are silent. SystemExit where one of them fails."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise UserError(
-            f"trainer.devices={devices} in a sweep: each of these processes would start the sweep again; take "
-            "trainer.devices=1, or type the jobs one by one without -m"
-        )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -3,6 +3,7 @@
 import difflib
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -19,10 +20,11 @@ VERBS = {
     "sample": "prompts → images",
     "evaluate": "a generator judged on the demo world's prompts, or a tokenizer on held-out images",
     "export": "a self-contained model folder of a run",
-    "report": "one page for a run or a comparison",
+    "report": "one page for a run, a sweep or a comparison",
 }
 # Verbs whose settings stand apart: `model` is a folder for them and a config group for the others.
 TOOLS = ("sample", "evaluate", "draw", "verify", "browse", "gap", "report")
+SWEPT = ("run", "train")  # verbs of which each job of a sweep is a process with a folder of its own
 HELP = ("-h", "--help", "help")
 
 
@@ -66,7 +68,7 @@ def _launch(verb: str, rest: list[str]) -> None:
     register()
     settings.register()
     command: Callable = import_module(f"clipgen.cli.{verb}").main
-    from clipgen.cli.words import for_hydra, named_folder, split_words
+    from clipgen.cli.words import for_hydra, named_folder, split_words, sweeps
 
     if verb == "sample":
         rest, prompts = split_words(rest)
@@ -81,6 +83,10 @@ def _launch(verb: str, rest: list[str]) -> None:
         with reported():  # in here, since Hydra puts a line of its own before what leaves it
             return command(cfg)
 
+    if verb in SWEPT and sweeps(rest):
+        from clipgen.cli.job import Job
+
+        task = Job(verb)
     try:
         folder = "pkg://clipgen.conf.tools" if verb in TOOLS else "pkg://clipgen.conf"
         hydra.main(version_base="1.3", config_path=folder, config_name=verb)(task)()
@@ -126,6 +132,8 @@ def _config_line(problem: BaseException) -> str:
     key = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("full_key")), None)
     text = " ".join(dict.fromkeys(kept))
     where = f"{key}: " if key and key not in text else ""
+    if re.search("Could not find 'hydra/(launcher|sweeper)/", text):
+        return f"{where}{text}; pip install 'clipgen[sweep]' where it is one of joblib, submitit_slurm, submitit_local"
     return f"{where}{text}; `clipgen VERB --cfg job` prints every key"
 
 

@@ -1,4 +1,4 @@
-"""`clipgen report FOLDER`: one self-contained page of a run or a comparison."""
+"""`clipgen report FOLDER`: one self-contained page of a run, a sweep or a comparison."""
 
 from pathlib import Path
 
@@ -8,6 +8,8 @@ from clipgen.config import ReportConfig
 def main(cfg: ReportConfig) -> None:
     from clipgen.evaluation.compare_report import FILE, write_comparison
     from clipgen.evaluation.report import write_report
+    from clipgen.evaluation.sweep import is_sweep, write_page
 
     folder = Path(cfg.run)
-    print(f"report: {(write_comparison if (folder / FILE).is_file() else write_report)(folder)}")
+    write = write_comparison if (folder / FILE).is_file() else write_page if is_sweep(folder) else write_report
+    print(f"report: {write(folder)}")

@@ -1,15 +1,17 @@
 """What a run ends with: figures, pictures, and a few lines that say what was made and what to type next."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from clipgen.cli.build import gan_start
+from clipgen.cli.build import gan_start, tokenizer_path
 from clipgen.cli.worlds import prompts_and_judge
-from clipgen.config import Config
-from clipgen.data.atomic import replacing
+from clipgen.config import Config, asdict_of
+from clipgen.data.atomic import replacing, write_json
+from clipgen.data.manifest import Manifest
 from clipgen.data.module import ImageData
 from clipgen.evaluation.fidelity import reconstruction
 from clipgen.evaluation.nearest import nearest
@@ -66,6 +68,23 @@ def evaluate_run(cfg: Config, pipeline: ClipGen, out: Path) -> dict[str, float]:
         texts, shown = _variations(cfg, pipeline, data)
     save(prompt_sheet(shown, texts), out, "samples")
     metrics |= _nearest(data, shown, out)
+    return metrics
+
+
+def evaluate_once(cfg: Config, make: Callable[[], ClipGen], out: Path) -> dict[str, float]:
+    """`evaluate_run` of `make()`, not done again where the models and how they are asked are the same."""
+    kept, figures = out / "evaluated.json", out / "metrics.json"
+    models = [tokenizer_path(cfg), *sorted((out / "transformer").glob("*.ckpt"))]
+    how = {
+        "sampling": asdict_of(cfg.sampling), "prompts": list(cfg.prompts), "world": cfg.world, "seed": cfg.seed,
+        "preview": cfg.preview, "bank": cfg.bank, "latents": Manifest.load(cfg.latents, "latents").content,
+        "models": [[path.stat().st_size, path.stat().st_mtime_ns] for path in models],
+    }  # fmt: skip
+    if kept.is_file() and figures.is_file() and json.loads(kept.read_text("utf-8")) == how:
+        return json.loads(figures.read_text("utf-8"))
+    metrics = evaluate_run(cfg, make(), out)
+    write_json(figures, metrics)
+    write_json(kept, how)
     return metrics
 
 

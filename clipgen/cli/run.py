@@ -27,13 +27,17 @@ def main(cfg: Config) -> None:
     from clipgen.cli.machine import describe, pick_device
     from clipgen.cli.perceptual import perceptual_inputs
     from clipgen.cli.prep import pack_images, summary
-    from clipgen.cli.results import evaluate_run, tell
+    from clipgen.cli.results import evaluate_once, evaluate_run, tell
     from clipgen.cli.say import say
+    from clipgen.cli.shared import Shared
+    from clipgen.cli.train import job_folder
     from clipgen.clip.texts import reference_texts
     from clipgen.data.atomic import write_json
     from clipgen.evaluation.report import write_report
+    from clipgen.pipeline import ClipGen
 
     use_threads(cfg)
+    shared = Shared(cfg, job_folder(cfg))
     out = Path(cfg.out)
     device = pick_device(cfg.trainer.device)
     seconds: dict[str, float] = load_seconds(out)
@@ -53,8 +57,9 @@ def main(cfg: Config) -> None:
         perceptual_inputs(cfg.tokenizer.train)
     cfg.prep.size = cfg.prep.size or cfg.tokenizer.image_size
     check(cfg)
-    before = stamp(cfg.shards)
-    images = pack_images(cfg, replace=changed_prep(cfg))
+    with shared.shards():
+        before = stamp(cfg.shards)
+        images = pack_images(cfg, replace=changed_prep(cfg))
     timed("prep", start, before == stamp(cfg.shards))
     say(summary(images, cfg.shards))
     fill_from_shards(cfg, cfg.shards, "images")
@@ -68,24 +73,24 @@ def main(cfg: Config) -> None:
         say(f"vqgan: tokenizer.ckpt={cfg.tokenizer.ckpt} is taken as it is")
     else:
         train_on_ranks(cfg, "vqgan")
-        seconds["vqgan"] = stages.train_vqgan(cfg, out / "vqgan").seconds
+        with shared.vqgan(images.content) as folder:
+            seconds["vqgan"] = stages.train_vqgan(cfg, folder).seconds
     start = time.perf_counter()
-    before = stamp(cfg.latents)
-    encode_latents(cfg, replace=True)
+    with shared.latents():
+        before = stamp(cfg.latents)
+        encode_latents(cfg, replace=True)
     timed("encode", start, before == stamp(cfg.latents))
     train_on_ranks(cfg, "transformer")
     record = stages.train_transformer(cfg, out / "transformer")
     seconds["transformer"] = record.seconds
     start = time.perf_counter()
-    pipeline = export(
-        cfg,
-        stages.tokenizer_path(cfg),
-        transformer_checkpoint(out / "transformer"),
-        Path(cfg.latents),
-        out / "model",
-    )
-    pipeline = type(pipeline).from_pretrained(out / "model", device)
-    metrics = evaluate_run(cfg, pipeline, out)
+
+    def made() -> ClipGen:
+        weights = transformer_checkpoint(out / "transformer")
+        export(cfg, stages.tokenizer_path(cfg), weights, Path(cfg.latents), out / "model")
+        return ClipGen.from_pretrained(out / "model", device)
+
+    metrics = evaluate_once(cfg, made, out) if shared.folder else evaluate_run(cfg, made(), out)
     timed("evaluate", start)
     seconds["total"] = sum(value for stage, value in seconds.items() if stage != "total")
     metrics |= {f"seconds.{stage}": round(value, 1) for stage, value in seconds.items()}

@@ -1,10 +1,11 @@
-"""`clipgen train stage=…`: one stage, into the run's folder, or into a folder per job with `-m`."""
+"""`clipgen train stage=…`: one stage, into the run's folder, or a job's in a sweep."""
 
 import sys
 from pathlib import Path
 
 from clipgen.check import check
 from clipgen.cli.launch import join, launch, launched
+from clipgen.cli.score import is_figure
 from clipgen.config import STAGES, Config
 from clipgen.errors import UserError
 
@@ -40,19 +41,29 @@ def main(cfg: Config) -> float | None:
         "vqgan": train_vqgan, "transformer": train_transformer, "paired": train_paired, "clip": train_clip,
     }  # fmt: skip
     record = stages[cfg.stage](cfg, folder)
+    if cfg.stage in ("transformer", "paired") and is_figure(cfg.metric):
+        judge(cfg, folder)
     score = best_score(folder)
     shown = "" if score is None else f", val/loss {score:.4f}"
     say(f"{cfg.stage}: done in {record.seconds:.0f} s{shown}; it is in {folder}")
     return score
 
 
+def judge(cfg: Config, folder: Path) -> None:
+    """The figures of a run, of a stage 2 on its own: metrics.json and pictures beside its folder; kept when done."""
+    from clipgen.cli.assemble import assemble_stage
+    from clipgen.cli.machine import pick_device
+    from clipgen.cli.results import evaluate_once
+
+    evaluate_once(cfg, lambda: assemble_stage(cfg, folder, pick_device(cfg.trainer.device)), folder.parent)
+
+
 def job_folder(cfg: Config) -> Path:
     """`out`, or in a sweep the job's own folder: sweeps share the run's data and never its models."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
-    hydra = HydraConfig.get()
-    return Path(hydra.runtime.output_dir) if hydra.mode == RunMode.MULTIRUN else Path(cfg.out)
+    folder = HydraConfig.get().run.dir
+    return Path(cfg.out) if folder == "." else Path(folder)
 
 
 def best_score(folder: Path) -> float | None:

@@ -13,6 +13,7 @@ FLAGS = {
     "-c": 1, "--cfg": 1, "-p": 1, "--package": 1, "-i": 1, "--info": 1, "-cd": 1, "--config-dir": 1,
     "-cn": 1, "--config-name": 1,
 }  # fmt: skip
+LOOKS = {"-m", "--multirun", "-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info"}
 # Settings whose value is a file, a folder or a text: they may hold what Hydra's grammar keeps for itself.
 PATHS = frozenset(
     {
@@ -29,6 +30,7 @@ PATHS = frozenset(
         "mask",
         "negative",
         "templates",
+        "hydra.run.dir",
     }
     | {
         "tokenizer.train.perceptual_weights",
@@ -72,11 +74,20 @@ def for_hydra(words: list[str]) -> list[str]:
             raise UserError(f"{word} is no option; a setting is typed as key=value, such as name=birds")
         flags.append(word)
         flags.extend(value for _, value in zip(range(0 if equals else FLAGS[name]), left, strict=False))
-    if {"-m", "--multirun"} & set(flags):  # there a comma parts the values of a sweep
+    if sweeps(settings) and not {flag.partition("=")[0] for flag in flags} & LOOKS:
+        flags.append("-m")  # a saved sweep is asked for by its name
+    if sweeps(flags):  # there a comma parts the values of a sweep
         settings.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed_keys(settings))}]")
     else:
         settings = [quoted(setting) for setting in settings]
     return flags + settings
+
+
+def sweeps(words: list[str]) -> bool:
+    """Whether these words ask for a sweep."""
+    if "hydra.mode=RUN" in words:  # a job of one
+        return False
+    return any(word in ("-m", "--multirun") or re.fullmatch("sweep=(?!null$).+", word) for word in words)
 
 
 def named_folder(words: list[str]) -> list[str]:
@@ -105,8 +116,10 @@ def fixed_keys(settings: list[str]) -> list[str]:
     """The keys, quoted, that are the same in all jobs of a sweep."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    overrides = OverridesParser.create().parse_overrides(settings)
-    return [f"'{override.get_key_element()}'" for override in overrides if not override.is_sweep_override()]
+    swept: dict[str, bool] = {}  # a key that is typed twice is what it is the last time
+    for override in OverridesParser.create().parse_overrides(settings):
+        swept[override.get_key_element()] = override.is_sweep_override()
+    return [f"'{key}'" for key, several in swept.items() if not several]
 
 
 def is_setting(word: str) -> bool:

@@ -71,6 +71,21 @@ def test_a_sweep_names_its_jobs_by_what_is_swept():
     excluded = "hydra.job.config.override_dirname.exclude_keys=['stage','clip.model']"
     assert words == ["-m", "stage=clip", "lr=1,2", "clip.model='a,b'", "seed=range(3)", excluded]
     assert fixed_keys(["a=1", "b=1,2", "c=[1,2]"]) == ["'a'", "'c'"]
+    assert fixed_keys(["a=1", "b=1,2", "a=1,2", "b=1"]) == ["'b'"]
+
+
+def test_a_saved_sweep_is_a_sweep_and_a_job_of_it_is_none():
+    assert for_hydra(["sweep=lr", "a=1"])[0] == "-m"
+    for words in (["sweep=null"], ["sweep=lr", "hydra.mode=RUN"], ["sweep=lr", "--cfg", "job"]):
+        assert "-m" not in for_hydra(words)
+
+
+def test_the_folder_of_a_report_is_named_or_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "seed=0").mkdir()
+    words = ["outputs/a", "run=outputs/a", "multirun/a/seed=0,lr=1", "seed=0", "--cfg", "folder=x"]
+    jobs = ["run=outputs/a", "run=outputs/a", "run=multirun/a/seed=0,lr=1", "run=seed=0", "--cfg", "folder=x"]
+    assert named_folder(words) == jobs
 
 
 @pytest.mark.parametrize("word", ["--images=x", "--steps", "-n", "--"])

@@ -1,0 +1,62 @@
+"""What a job of a sweep is judged by: a column of its stage's metrics.csv, or a figure of metrics.json."""
+
+import csv
+import difflib
+import json
+import math
+from pathlib import Path
+
+from clipgen.errors import UserError
+
+LOWER = ("loss", "rms", "fid", "cmmd", "seconds", "perceptual", "l1", "l2", "cross_entropy", "caploss")
+HIGHER = ("judge", "psnr", "ssim", "score", "accuracy", "zero_shot", "usage", "perplexity", "retrieval", "precision",
+          "recall", "density", "coverage", "images_per_second")  # fmt: skip
+
+
+def direction_of(metric: str, given: str | None) -> str:
+    """minimize or maximize: as given, or as the metric's name says; UserError where neither does."""
+    if given not in (None, "minimize", "maximize"):
+        raise UserError(f"direction={given}; take minimize or maximize")
+    if given:
+        return given
+    words = metric.replace("/", ".").split(".")
+    for way, known in (("maximize", HIGHER), ("minimize", LOWER)):
+        if any(part in word for word in words for part in known):
+            return way
+    raise UserError(f"metric={metric} does not say which way is better; add direction=minimize or direction=maximize")
+
+
+def is_figure(metric: str) -> bool:
+    """Whether it is one of metrics.json, which are made after the training."""
+    return "/" not in metric
+
+
+def score_of(folder: Path, stage: str, metric: str) -> float:
+    """The metric of a job's folder; UserError where it has none of this name."""
+    if metric == "val/loss":
+        from clipgen.cli.train import best_score
+
+        values = {} if (score := best_score(folder / stage)) is None else {metric: score}
+        source = folder / stage / "metrics.csv"
+    elif is_figure(metric):
+        source = folder / "metrics.json"
+        values = json.loads(source.read_text("utf-8")) if source.is_file() else {}
+    else:
+        source = folder / stage / "metrics.csv"
+        values = _last_values(source)
+    value = values.get(metric)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        near = difflib.get_close_matches(metric, values, 1)
+        hint = f"; do you mean {near[0]}?" if near else "; trainer.val_samples=0 measures none" * (metric == "val/loss")
+        raise UserError(f"metric={metric} is not among the figures of {source}{hint}")
+    return float(value)
+
+
+def _last_values(path: Path) -> dict[str, float]:
+    """The last value of every column."""
+    found: dict[str, float] = {}
+    if path.is_file():
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                found |= {name: float(text) for name, text in row.items() if name and text}
+    return found

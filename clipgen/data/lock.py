@@ -1,0 +1,40 @@
+"""One process at a time for what is made once and used by many."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from clipgen.data.atomic import explained
+
+
+@contextmanager
+def alone(folder: str | Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold `folder` against every other process that asks so, also on other machines that see it; `say` who waits.
+
+    The lock is a file beside the folder, and the system lets go of it when the process ends, however it ends.
+    """
+    lock = lock_of(folder)
+    if not os.access(Path(lock.lock_file).parent, os.W_OK):  # then nobody makes anything there
+        yield
+        return
+    with explained(lock.lock_file):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"{folder} is being made by another process; this one waits")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def lock_of(folder: str | Path) -> FileLock:
+    """The lock beside `folder`, not taken yet; makes the folder above where it is missing."""
+    folder = Path(folder)
+    with explained(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
