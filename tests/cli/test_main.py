@@ -21,8 +21,8 @@ HEAVY = ("torch", "pytorch_lightning", "open_clip", "taming", "webdataset", "ten
 
 # A public key is not renamed or taken away without a line in CHANGELOG.
 KEYS = {
-    "run": "name out images captions captions_share shards latents stage experiment world prompts preview seed bank replace "
-    "prep clip tokenizer transformer paired encode executor sampling trainer",
+    "run": "name out images captions captions_share shards latents stage experiment world prompts preview seed bank "
+    "replace prep clip tokenizer transformer paired encode executor sampling trainer",
     "sample": "model prompts image mix negative mask candidates keep rerank out n seed guidance_scale "
     "guidance_schedule temperature top_k top_p min_p fidelity bridge precision batch_size device",
     "evaluate": "model shards world prompts split n seed guidance_scale guidance_schedule temperature top_k top_p "
