@@ -21,9 +21,8 @@ HEAVY = ("torch", "pytorch_lightning", "open_clip", "taming", "webdataset", "ten
 
 # A public key is not renamed or taken away without a line in CHANGELOG.
 KEYS = {
-    "run": "name out images captions shards latents stage experiment world prompts preview seed bank replace prep clip "
-    "tokenizer transformer paired captions_share encode executor sampling trainer metric "
-    "direction",
+    "run": "name out images captions captions_share shards latents stage experiment world prompts preview seed bank "
+    "replace prep clip tokenizer transformer paired encode executor sampling trainer metric direction",
     "sample": "model prompts image mix negative mask candidates keep rerank out n seed guidance_scale "
     "guidance_schedule temperature top_k top_p min_p fidelity bridge precision batch_size device",
     "evaluate": "model shards world prompts split n seed guidance_scale guidance_schedule temperature top_k top_p "
@@ -41,8 +40,8 @@ KEYS = {
 
 # What `--help` of a verb leaves out of the settings that it shares with a run: those that are not its own.
 FOREIGN = {
-    "prep": "latents stage tokenizer transformer encode sampling metric direction",
-    "encode": "images stage prep transformer sampling metric direction",
+    "prep": "latents stage tokenizer transformer paired encode sampling metric direction",
+    "encode": "images stage prep transformer paired sampling metric direction",
     "train": "images prep encode executor",
 }
 
