@@ -22,7 +22,7 @@ HEAVY = ("torch", "pytorch_lightning", "open_clip", "taming", "webdataset", "ten
 # A public key is not renamed or taken away without a line in CHANGELOG.
 KEYS = {
     "run": "name out images captions shards latents stage experiment world prompts preview seed bank replace prep clip "
-    "tokenizer transformer encode executor sampling trainer",
+    "tokenizer transformer encode executor sampling trainer compare",
     "sample": "model prompts image mix negative mask candidates keep rerank out n seed guidance_scale "
     "guidance_schedule temperature top_k top_p min_p fidelity bridge precision batch_size device",
     "evaluate": "model shards world prompts split n seed guidance_scale guidance_schedule temperature top_k top_p "
@@ -40,9 +40,11 @@ KEYS = {
 
 # What `--help` of a verb leaves out of the settings that it shares with a run: those that are not its own.
 FOREIGN = {
-    "prep": "latents stage tokenizer transformer encode sampling",
-    "encode": "images stage prep transformer sampling",
-    "train": "images prep encode executor",
+    "run": "compare",
+    "prep": "latents stage tokenizer transformer encode sampling compare",
+    "encode": "images stage prep transformer sampling compare",
+    "train": "images prep encode executor compare",
+    "compare": "stage replace prompts prep encode executor transformer sampling",
 }
 
 
