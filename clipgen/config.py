@@ -324,6 +324,8 @@ class EvaluateConfig(Generate):
     perceptual: str = "lpips"
     perceptual_weights: str | None = None
     fid_weights: str | None = None
+    dinov2_weights: str | None = None
+    nearest: int = 64
     clip: ClipChoice = field(default_factory=ClipChoice)
 
 

@@ -1,12 +1,10 @@
-"""`clipgen evaluate`: a generator on the demo world's prompts, or a tokenizer on held-out images."""
+"""`clipgen evaluate`: a generator on prompts, against pictures, in the demo world; or a tokenizer on held-out ones."""
 
 from pathlib import Path
 
 from clipgen.check import PERCEPTUAL_FILES
 from clipgen.config import GENERATION, EvaluateConfig
 from clipgen.errors import UserError
-
-SHOWN = 12  # prompts in the picture
 
 
 def main(cfg: EvaluateConfig) -> float | None:
@@ -22,71 +20,78 @@ def main(cfg: EvaluateConfig) -> float | None:
         raise UserError(f"world={cfg.world} is unknown; the demo world is called shapes")
     if cfg.world is None and cfg.shards is None and cfg.prompts is None:
         raise UserError(
-            "give world=shapes or prompts=FILE to judge the generator, or shards=FOLDER to evaluate its tokenizer"
+            "give world=shapes or prompts=FILE to judge the generator, or shards=FOLDER to compare it with pictures"
         )
-    if cfg.prompts and not cfg.clip.model:
-        raise UserError("prompts=FILE needs clip.model=NAME, the CLIP that scores; take one that did not condition")
+    if cfg.n < 1 or cfg.nearest < 0:
+        raise UserError(f"n={cfg.n} nearest={cfg.nearest}; take 1 sample of a prompt or more, and 0 or more to look up")
+    if cfg.prompts and not cfg.shards and not cfg.clip.model:
+        raise UserError(
+            "prompts=FILE needs clip.model=NAME, the CLIP that scores (take one that did not condition), or "
+            "shards=FOLDER, pictures to compare with"
+        )
+    from clipgen.cli.evaluate_generator import captions, compared, held_out, scored, show
+    from clipgen.cli.extractors import extractors
     from clipgen.cli.machine import pick_device
+    from clipgen.cli.say import say_cut
+    from clipgen.clip.texts import read_texts
     from clipgen.data.atomic import write_json
     from clipgen.data.transforms import sides
     from clipgen.evaluation.fidelity import reconstruction
+    from clipgen.evaluation.metrics import Pictures
     from clipgen.evaluation.world import judge_generator, yardsticks
     from clipgen.pipeline import ClipGen
     from clipgen.shapes import prompts
 
     pipeline = ClipGen.from_pretrained(cfg.model, pick_device(cfg.device))
-    metrics = {}
+    metrics, told, left_out = {}, {}, {}
     sampling = {key: cfg[key] for key in GENERATION}
     height, width = sides(pipeline.vqgan.image_size)
     if cfg.world and height != width:
         raise UserError(
             f"world={cfg.world} is judged on squares, but {cfg.model} makes pictures of {height}×{width}; give "
-            "shards=FOLDER to evaluate its tokenizer instead"
+            "shards=FOLDER to compare it with pictures instead"
         )
+    texts, images = [], []
+    at_hand, missing = extractors(cfg, pipeline.device)
+    data = held_out(cfg, cfg.shards, pipeline.vqgan) if cfg.shards else None
+    if cfg.prompts:
+        texts = read_texts(cfg.prompts, f"prompts={cfg.prompts}", "prompt")
     if cfg.world:
         sets = {"test": prompts.test_prompts, "development": prompts.development_prompts}
         if cfg.split not in sets:
             raise UserError(f"split={cfg.split} is unknown; take {' or '.join(sets)}")
-        metrics |= judge_generator(pipeline, sets[cfg.split](), cfg.n, cfg.seed, **sampling).metrics
-        metrics |= yardsticks(pipeline, cfg.n)
-    if cfg.shards:
-        from clipgen.cli.evaluate_tokenizer import held_out
+        asked = sets[cfg.split]()
+        judged = judge_generator(pipeline, asked, cfg.n, cfg.seed, **sampling)
+        metrics |= judged.metrics | yardsticks(pipeline, cfg.n)
+        if not texts:
+            texts, images = [prompt.text for prompt in asked], judged.images
+    if data:
+        metrics |= reconstruction(pipeline.vqgan, data.val_dataloader())
+        texts = texts or captions(data)
+    if not texts:
+        left_out["samples"] = f"{cfg.shards} has no captions to sample from; give prompts=FILE, or captions to prep"
+    if texts and not images:
+        from tqdm import tqdm
 
-        metrics |= reconstruction(pipeline.vqgan, held_out(cfg, cfg.shards, pipeline.vqgan).val_dataloader())
-    if cfg.prompts:
-        metrics |= by_clip(cfg, pipeline, sampling)
+        say_cut(pipeline.clip, texts)
+        with tqdm(total=cfg.n * len(texts), desc="generating from text", unit="img") as bar:
+            images = pipeline.generate(texts, cfg.n, cfg.seed, bar.update, **sampling)
+    if images:
+        samples = Pictures.of(images, f"samples of {len(texts):,} prompts", {pipeline.clip.identity.fingerprint()})
+        if cfg.clip.model:
+            metrics |= scored(cfg, samples, texts, at_hand["clip"])
+        if data:
+            found, without = compared(cfg, samples, len(texts), data, at_hand)
+            told |= found
+            left_out |= missing | without
+        if cfg.out:
+            show(cfg, images, texts)
+    metrics |= {name: figure.value for name, figure in told.items()}
     for name, value in metrics.items():
-        print(f"{name:<28}{value:.4f}")
+        print(f"{name:<30}{value:<12.4f}{told[name].how if name in told else ''}".rstrip())
+    for name, why in left_out.items():
+        print(f"{name:<30}{'left out':<12}{why}")
     if cfg.out:
-        write_json(Path(cfg.out), metrics)
+        about = {"how": {name: figure._asdict() for name, figure in told.items()}, "left_out": left_out}
+        write_json(Path(cfg.out), metrics | (about if data else {}))
     return metrics.get("judge.all", metrics.get("clip.score", metrics.get("vqgan.psnr")))
-
-
-def by_clip(cfg: EvaluateConfig, pipeline, sampling: dict) -> dict[str, float]:
-    """Scores of samples of the prompts in a file by the CLIP of `clip.model`; beside `out` a picture of some."""
-    import numpy as np
-    from tqdm import tqdm
-
-    from clipgen.cli.build import load_clip_once
-    from clipgen.cli.say import say_cut
-    from clipgen.clip.texts import read_texts
-    from clipgen.data.atomic import replacing
-    from clipgen.evaluation.prompts import clip_figures
-    from clipgen.picture import image_grid
-
-    texts = read_texts(cfg.prompts, f"prompts={cfg.prompts}", "prompt")
-    clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained, pipeline.device)
-    say_cut(pipeline.clip, texts)
-    say_cut(clip, texts, f"clip.model={cfg.clip.model}")
-    with tqdm(total=cfg.n * len(texts), desc="generating from text", unit="img") as bar:
-        images = pipeline.generate(texts, cfg.n, cfg.seed, bar.update, **sampling)
-    figures = clip_figures(images, texts, clip)
-    if clip.identity.fingerprint() == pipeline.clip.identity.fingerprint():
-        print(f"clip.model={cfg.clip.model} is what conditioned the samples: its figures are circular")
-        figures = {name.replace("clip.", "clip.circular.", 1): value for name, value in figures.items()}
-    if cfg.out:
-        picks = range(0, len(texts), max(1, len(texts) // SHOWN))[:SHOWN]
-        shown = [np.asarray(image) for i in picks for image in images[i * cfg.n : (i + 1) * cfg.n]]
-        with replacing(Path(cfg.out).with_suffix(".png")) as path:
-            image_grid(shown, cfg.n, [texts[i] for i in picks]).save(path, format="PNG")
-    return figures

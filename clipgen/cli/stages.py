@@ -313,7 +313,15 @@ def fit(
         )
     done = checkpoint["batches"]
     trainer = make_trainer(
-        cfg.trainer, record.folder, module.steps, done, batch_size, monitor, draw, callbacks, shared_out,
+        cfg.trainer,
+        record.folder,
+        module.steps,
+        done,
+        batch_size,
+        monitor,
+        draw,
+        callbacks,
+        shared_out,
         validates=data.n_val > 0,
     )
     began = time.perf_counter()
@@ -346,9 +354,7 @@ def export(cfg, tokenizer: Path, transformer: Path, latents: Path, out: Path) ->
     return pipeline
 
 
-def assemble(
-    cfg, tokenizer: Path, transformer: Path, latents: Path, device: str | torch.device = "cpu"
-) -> ClipGen:
+def assemble(cfg, tokenizer: Path, transformer: Path, latents: Path, device: str | torch.device = "cpu") -> ClipGen:
     """The generator of two checkpoints, with the statistics of the latents; UserError where they do not fit."""
     clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
     vqgan, vqgan_settings, sha256 = load_tokenizer(tokenizer, cfg.tokenizer.ckpt_config)

@@ -1,6 +1,6 @@
 """What a tokenizer's reconstructions are worth: figures that say how they were measured, and pictures.
 
-B batch, H W pixels, F features, K codebook size
+B batch, H W pixels, K codebook size
 """
 
 import math
@@ -11,11 +11,12 @@ import numpy as np
 import torch
 import torchmetrics
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from clipgen.data.transforms import to_model_range, to_uint8
+from clipgen.evaluation.extractors import Extractor
 from clipgen.evaluation.tokenizer import reconstruct
 from clipgen.picture import image_grid
 from clipgen.tokenizer.codes import Perturbation, perplexity, usage
@@ -39,14 +40,6 @@ class Distance(NamedTuple):
     how: str
 
 
-class Features(NamedTuple):
-    """Images uint8 (B, 3, H, W) → (B, F), for a Fréchet distance."""
-
-    network: nn.Module
-    size: int
-    how: str
-
-
 class Measured(NamedTuple):
     figures: dict[str, Figure]
     left_out: dict[str, str]  # figure → why
@@ -60,7 +53,7 @@ def measure(
     perturbation: Perturbation | None = None,
     seed: int = 0,
     distances: Mapping[str, Distance] | None = None,
-    features: Mapping[str, Features] | None = None,
+    features: Mapping[str, Extractor] | None = None,
 ) -> Measured:
     """Reconstructions of the batches, rounded to 8 bits as they would be saved, against the pictures; no resizing."""
     device = vqgan.last_layer.device
@@ -133,7 +126,7 @@ def _mean(values: list[Tensor]) -> float:
     return float(torch.cat([value.cpu() for value in values]).mean())
 
 
-def _frechet(features: Features) -> FrechetInceptionDistance:
+def _frechet(features: Extractor) -> FrechetInceptionDistance:
     features.network.num_features = features.size
     return FrechetInceptionDistance(features.network)
 

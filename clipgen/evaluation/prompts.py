@@ -5,26 +5,27 @@ M samples, P prompts, E embedding size
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from PIL import Image
 
 from clipgen.clip.frozen import FrozenClip
-from clipgen.data.transforms import to_model_range
+from clipgen.evaluation.extractors import of_clip
+from clipgen.evaluation.metrics import Pictures
 
 FOUND = (1, 10)
 
 
-def clip_figures(images: Sequence[Image.Image], prompts: Sequence[str], clip: FrozenClip) -> dict[str, float]:
+def clip_figures(
+    images: Sequence[Image.Image] | Pictures, prompts: Sequence[str], clip: FrozenClip
+) -> dict[str, float]:
     """`images` are n for each prompt, in order. The mean cosine of a sample with its prompt, and with another's.
 
     `clip.top_k` is the share of samples whose own prompt is among the k nearest of all the prompts (chance: k / P).
     """
     n = len(images) // len(prompts)
     text_PE = clip.encode_text(prompts)
-    pixels_MHWC = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
-    parts = (to_model_range(part.to(text_PE.device)) for part in pixels_MHWC.split(256))
-    image_ME = torch.cat([clip.encode_image(part) for part in parts])
+    samples = images if isinstance(images, Pictures) else Pictures.of(images, "samples")
+    image_ME = samples.features_NF(of_clip(clip)).to(text_PE.device)
     cosine_MP = image_ME @ text_PE.T
     own_M1 = cosine_MP.gather(1, torch.arange(len(prompts), device=text_PE.device).repeat_interleave(n)[:, None])
     rank_M = (cosine_MP > own_M1).sum(1)

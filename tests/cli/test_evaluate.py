@@ -1,5 +1,6 @@
-"""`clipgen evaluate stage=vqgan`: any tokenizer on any shards, and the average of its weights where there is one."""
+"""`clipgen evaluate`: any tokenizer on any shards, by the average of its weights if there is one, and a generator."""
 
+import io
 import json
 
 import pytest
@@ -8,6 +9,10 @@ from PIL import Image
 
 from clipgen.checkpoint import read_checkpoint, submodule
 from clipgen.cli.build import load_tokenizer
+from clipgen.cli.extractors import dinov2
+from clipgen.data.manifest import Manifest
+from clipgen.data.sample import image_sample, sample_key
+from clipgen.data.shards import shard_name, write_shard
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +35,7 @@ def test_a_tokenizer_on_the_pictures_of_its_run(clipgen, averaged, run_folder, t
     found = json.loads((averaged / "evaluation" / "vqgan.json").read_text())
     figures = found["figures"]
     assert set(figures) == {"psnr", "psnr_perturbed_p0.1_k100", "ssim", "usage", "perplexity", "fd_clip"}
-    assert set(found["left_out"]) == {"rfid", "lpips"}
+    assert set(found["left_out"]) == {"rfid", "fd_dinov2", "lpips"}
     assert all("N=" in each["how"] and isinstance(each["value"], float) for each in figures.values())
     assert "32" in figures["fd_clip"]["how"] and "torchmetrics" in figures["ssim"]["how"]
     for name in [*figures, "left out", "rfid"]:
@@ -186,6 +191,132 @@ def test_rfid_by_a_local_file(clipgen, run_folder, tmp_path, monkeypatch):
     assert figure["value"] > 0 and "299" in figure["how"] and "inception.pth" in figure["how"]
 
 
+SETS = {f"fid_k.{k}" for k in (0, 1, 2, 4, 8)} | {"cmmd", "precision", "recall", "density", "coverage", "diversity"}
+
+
+@pytest.fixture(scope="module")
+def other_clip(tiny_clip_architecture, tmp_path_factory):
+    """A CLIP of other weights than the one that conditions."""
+    from clipgen.clip.module import ClipModule, save_open_clip
+
+    folder = tmp_path_factory.mktemp("other_clip")
+    torch.manual_seed(1)
+    save_open_clip(ClipModule(tiny_clip_architecture, steps=1), folder, ["a red circle"])
+    return folder
+
+
+def test_a_generator_against_pictures_in_one_command(clipgen, run_folder, other_clip, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\na blue ring\na cross\n", encoding="utf-8")
+    model, shards, out = run_folder / "model", run_folder / "shards", tmp_path / "figures.json"
+    words = "evaluate", f"model={model}", f"shards={shards}", f"prompts={prompts}", "n=4", "nearest=5", f"out={out}"
+    outcome = clipgen(*words, f"clip.model=local-dir:{other_clip}")
+    assert outcome.status == 0, outcome.error
+    found = json.loads(out.read_text())
+    told, n_val = found["how"], json.loads((run_folder / "metrics.json").read_text())["images.val"]
+    copies = {"nearest.mean", "nearest.least", "nearest.held_out.mean", "nearest.held_out.least"}
+    kept = SETS if n_val > 5 else SETS - {"precision", "recall", "density", "coverage"}
+    assert set(told) == {f"clip.{name}" for name in kept} | copies
+    assert "circular" not in outcome.said
+    assert {"vqgan.psnr", "clip.score", *told} <= set(found)
+    for name, figure in told.items():
+        assert found[name] == figure["value"] and figure["implementation"] and figure["resize"], name
+        wanted = 12 if name.startswith("clip") else min(5, n_val) if "held_out" in name else 5
+        assert figure["n"] == wanted and name in outcome.said
+    figure = told["clip.fid_k.2"]
+    assert "GaussianBlur(2)" in figure["resize"] and "16 features" in figure["warning"]
+    assert f"{n_val} validation pictures of {shards}" in figure["reference"]
+    assert "biased upwards" in outcome.said  # beside the number
+    assert {"inception", "dinov2", "caploss"} <= set(found["left_out"])
+    assert "fid_weights=FILE" in outcome.said and "dinov2_weights=FILE" in outcome.said
+    with Image.open(out.with_suffix(".png")) as picture:
+        assert picture.width > 100
+    circular = clipgen(*words[:-1], "nearest=0", f"clip.model=local-dir:{model / 'clip'}")
+    assert circular.status == 0, circular.error
+    assert "clip.circular.fid_k.0" in circular.said and "clip.fid_k.0" not in circular.said
+    assert "nearest=0" in circular.said and "clip.circular.score" in circular.said
+
+
+def test_captions_of_the_pictures_are_the_prompts_where_none_are_given(clipgen, run_folder, captioned, tmp_path):
+    model, out = run_folder / "model", tmp_path / "figures.json"
+    words = "evaluate", f"model={model}", f"out={out}", "n=1", "nearest=0"
+    outcome = clipgen(*words, f"shards={captioned}")
+    assert outcome.status == 0, outcome.error
+    found = json.loads(out.read_text())
+    assert "samples" not in found["left_out"] and "needs clip.model=NAME" in found["left_out"]["clip"]
+    outcome = clipgen(*words, f"shards={run_folder / 'shards'}")
+    assert outcome.status == 0, outcome.error
+    found = json.loads(out.read_text())
+    assert (
+        "has no captions to sample from; give prompts=FILE" in found["left_out"]["samples"] and found["vqgan.psnr"] > 0
+    )
+
+
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory):
+    """Shards of 32-pixel pictures, of which half of the validation ones have a caption."""
+    folder = tmp_path_factory.mktemp("captioned")
+    shards = []
+    for split, n in (("train", 4), ("val", 6)):
+        pictures = [image_sample(sample_key(i), png(i), "png", {"source": f"{i}.png"}) for i in range(n)]
+        for sample in pictures[::2]:
+            sample["txt"] = b"a red circle\na circle"
+        shards.append(write_shard(folder / shard_name(split, 0), pictures))
+    facts = {"pixels": {"train": 4 * 32 * 32, "val": 6 * 32 * 32}}
+    Manifest("images", shards, {"fingerprint": "test"}, facts).save(folder)
+    return folder
+
+
+def png(i: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), (40 * i, 0, 0)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["dinov2_weights=nowhere.pth"], "dinov2_weights=nowhere.pth does not exist; give dinov2_vits14_pretrain.pth"),
+        (["fid_weights=nowhere.pth"], "fid_weights=nowhere.pth does not exist"),
+        (["n=0"], "n=0 nearest=64; take 1 sample"),
+        (["nearest=-1"], "nearest=-1"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_a_comparison_with_pictures(clipgen, one_line, run_folder, words, wanted):
+    usual = f"model={run_folder / 'model'}", f"shards={run_folder / 'shards'}"
+    assert wanted in one_line(clipgen("evaluate", *usual, *words))
+
+
+def test_a_file_that_is_no_dinov2(clipgen, one_line, run_folder, tmp_path):
+    usual = f"model={run_folder / 'model'}", f"shards={run_folder / 'shards'}"
+    for name, tensors in (("a.pth", {"a": torch.zeros(1)}), ("b.pth", {"cls_token": torch.zeros(1, 1, 384)})):
+        torch.save(tensors, tmp_path / name)
+        line = one_line(clipgen("evaluate", *usual, f"dinov2_weights={tmp_path / name}"))
+        assert f"{name} is not DINOv2 without registers" in line
+
+
+@pytest.mark.slow
+def test_dinov2_by_a_file_in_its_authors_layout(tmp_path):
+    """Random weights: the names of the published file are read, and the class token after the last norm comes out."""
+    import timm
+
+    network = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=518).eval()
+    state = dict(network.state_dict()) | {"mask_token": torch.zeros(1, 384)}
+    torch.save(state, tmp_path / "dinov2_vits14_pretrain.pth")
+    extractor = dinov2(tmp_path / "dinov2_vits14_pretrain.pth")
+    image_BHWC = torch.randint(256, (2, 518, 518, 3), dtype=torch.uint8)
+    assert extractor.size == 384 and "224" in extractor.resize and "ViT-S/14" in extractor.how
+    assert extractor.embed(image_BHWC).shape == (2, 384)
+    same = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=224).eval()
+    same.load_state_dict(timm.models.vision_transformer.checkpoint_filter_fn(state, same))
+    small_BHWC = image_BHWC[:, :224, :224]
+    colours = (small_BHWC / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        wanted = same.forward_features(colours.permute(0, 3, 1, 2))[:, 0]
+    torch.testing.assert_close(extractor.embed(small_BHWC), wanted, rtol=1e-3, atol=1e-3)
+
+
 def test_samples_of_a_file_of_prompts_are_scored_by_another_clip(clipgen, run_folder, tiny_clip_folder, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text(f"a red circle\n{'blue ' * 500}\n", encoding="utf-8")
@@ -196,7 +327,7 @@ def test_samples_of_a_file_of_prompts_are_scored_by_another_clip(clipgen, run_fo
     outcome = clipgen(*words, f"clip.model=local-dir:{tiny_clip_folder}", f"out={out}")
     assert outcome.status == 0, outcome.error
     figures = json.loads(out.read_text())
-    assert "…\" is longer than the context of this CLIP" in outcome.error
+    assert '…" is longer than the context of this CLIP' in outcome.error
     assert f"longer than the context of clip.model=local-dir:{tiny_clip_folder}; what goes" in outcome.error
     own = "circular" in outcome.said  # the tiny run is conditioned by this very CLIP
     name = "clip.circular" if own else "clip"

@@ -28,7 +28,7 @@ KEYS = {
     "evaluate": "model shards world prompts split n seed guidance_scale guidance_schedule temperature top_k top_p "
     "min_p fidelity bridge precision batch_size out device "
     "stage name run tokenizer val_samples perturb_prob perturb_neighbours perceptual perceptual_weights fid_weights "
-    "clip",
+    "dinov2_weights nearest clip",
     "draw": "out n seed image_size captions left_out",
     "gap": "latents captions templates clip bank out device",
     "export": "name run out bank clip sampling tokenizer transformer",

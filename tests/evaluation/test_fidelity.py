@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from clipgen.data.transforms import to_model_range, to_uint8
-from clipgen.evaluation.fidelity import Distance, Features, measure, triplets, usage_chart
+from clipgen.evaluation.extractors import Extractor
+from clipgen.evaluation.fidelity import Distance, measure, triplets, usage_chart
 from clipgen.evaluation.tokenizer import reconstruct
 from clipgen.tokenizer.codes import Perturbation
 from clipgen.tokenizer.loss import psnr
@@ -39,7 +40,7 @@ class Means(nn.Module):
 def test_each_figure_is_what_it_says_however_the_pictures_are_batched():
     vqgan, image_BHWC = tokenizer(), images(7)
     l1 = Distance(lambda made, wanted: (made - wanted).abs().mean(), "mean absolute difference")
-    means = Features(Means(), 4, "mean colours")
+    means = Extractor("means", "", 4, "mean colours", "as they are", Means())
     found, other = (
         measure(vqgan, batches(image_BHWC, size), NONE, distances={"l1": l1}, features={"fd": means}) for size in (3, 7)
     )
@@ -97,7 +98,7 @@ def test_what_cannot_be_measured_is_left_out_by_name():
     assert "window" in small.left_out["ssim"] and "ssim" not in small.figures
     levels = measure(tokenizer(quantizer="fsq", levels=[4, 4, 3]), batches(images(3)), NONE)
     assert set(levels.left_out) == {"psnr_perturbed_p0_k4"}
-    alone = measure(tokenizer(), batches(images(1)), NONE, features={"fd": Features(Means(), 4, "")})
+    alone = measure(tokenizer(), batches(images(1)), NONE, features={"fd": Extractor("means", "", 4, "", "", Means())})
     assert set(alone.left_out) == {"fd"}
 
 
