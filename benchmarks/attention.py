@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from table import row, seconds, show
 
-from clipgen.transformer.model import attend
+from clipgen.transformer.blocks import attend
 
 
 def attention(batch: int, heads: int, length: int, head_dim: int) -> dict:

@@ -27,6 +27,7 @@ LEAST = {
     "encode.batch_size": 1, "encode.workers": 1, "trainer.val_every": 1,
     "tokenizer.train.warmup": 0, "transformer.train.warmup": 0,
     "trainer.grid_every": 1, "trainer.val_samples": 0, "trainer.num_workers": 0, "trainer.devices": 1,
+    "paired.vocab_size": 2, "paired.text_length": 1, "paired.txt_loss_scale": 0,
     "executor.tasks": 1, "executor.cpus": 1, "executor.gpus": 0, "executor.minutes": 1,
 }  # fmt: skip
 FRACTIONS = (
@@ -34,7 +35,7 @@ FRACTIONS = (
     "tokenizer.train.perturb_prob", "tokenizer.train.ema",
     "transformer.dropout", "transformer.cond_drop_prob",
     "transformer.train.min_level", "transformer.train.label_smoothing", "transformer.train.ema",
-    "transformer.train.lr_final", "transformer.train.recon.share",
+    "transformer.train.lr_final", "transformer.train.recon.share", "paired.shrink_gradient",
 )  # fmt: skip
 CHOICES = {
     "encode.crops": (1, 2, 10), "encode.precision": ("auto", "fp32", "bf16"),
@@ -43,6 +44,7 @@ CHOICES = {
     "tokenizer.train.pixel_loss": ("l1", "l2"), "tokenizer.train.gan_norm": ("group", "batch"),
     "tokenizer.train.perceptual": ("clip", "lpips", "squeezenet", "none"),
     "trainer.strategy": ("ddp", "fsdp"), "transformer.style": ("modern", "gpt2"),
+    "transformer.condition": ("image", "text"),
     "transformer.train.optimizer": ("muon", "adamw"), "transformer.train.schedule": ("linear", "cosine"),
     "transformer.train.recon.estimator": ("straight_through", "gumbel"),
 }  # fmt: skip
@@ -83,6 +85,7 @@ def check(cfg: Config) -> None:
     for key, choices in CHOICES.items():
         if (value := _value(cfg, key)) not in choices:
             raise UserError(f"{key}={value} is unknown; take {', '.join(map(str, choices[:-1]))} or {choices[-1]}")
+    _check_paired(cfg)
     check_sampling(cfg.sampling, cfg.bank)
     t, m = cfg.tokenizer, cfg.transformer
     _check_size("prep.size", cfg.prep.size, 1)
@@ -137,6 +140,30 @@ def check(cfg: Config) -> None:
             f"transformer.width={m.width} over transformer.heads={m.heads} gives no head size that is a multiple of 4; "
             f"take heads={max(1, m.width // 64)}"
         )
+
+
+def _check_paired(cfg: Config) -> None:
+    """What reads captions; a UserError also for what stage=paired has no use for."""
+    m, p = cfg.transformer, cfg.paired
+    if not 0 < cfg.captions_share <= 1:
+        raise UserError(f"captions_share={cfg.captions_share:g}; take more than 0 and at most 1, which is all captions")
+    if p.img_loss_scale <= 0:
+        raise UserError(f"paired.img_loss_scale={p.img_loss_scale:g} trains on no image; take more than 0")
+    if p.vocab_size > 50_000:
+        raise UserError(f"paired.vocab_size={p.vocab_size}; take at most 50000, as CogView")
+    if m.condition == "text" and m.train.recon.weight:
+        raise UserError(
+            "transformer.train.recon compares pictures, but transformer.condition=text knows their captions; take "
+            "transformer.train.recon.weight=0"
+        )
+    if cfg.stage != "paired":
+        return
+    for key, asked in (
+        ("gft", m.gft), ("train.rar", m.train.rar), ("train.aux_weight", m.train.aux_weight),
+        ("train.recon.weight", m.train.recon.weight), ("ckpt", m.ckpt),
+    ):  # fmt: skip
+        if asked:
+            raise UserError(f"transformer.{key}={asked} has no effect on stage=paired; leave it out")
 
 
 def check_sampling(sampling: Sampling, bank: int, codebook_size: int | None = None) -> None:

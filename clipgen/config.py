@@ -148,8 +148,22 @@ class TransformerModel:
     level_token: bool = True
     gft: bool = False
     centred: bool = True
+    condition: str = "image"  # or text: the embedding of a caption
     ckpt: str | None = None
     train: TransformerTraining = field(default_factory=TransformerTraining)
+
+
+@dataclass
+class Paired:
+    """What stage=paired has beside `transformer`."""
+
+    vocab_size: int = 50_000  # at most; fewer where the captions have fewer words
+    text_length: int | None = None  # pieces; null: of the longest caption, 64 at most
+    txt_loss_scale: float = 1.0
+    img_loss_scale: float = 1.0
+    sandwich: bool = False
+    pb_relax: bool = False
+    shrink_gradient: float = 1.0  # CogView's alpha; 1 shrinks nothing
 
 
 @dataclass
@@ -236,6 +250,7 @@ class Config:
     out: str = "outputs/${name}"
     images: str | None = None
     captions: str | None = None
+    captions_share: float = 1.0  # of the training images, whose captions stages that read captions may use
     shards: str = "${out}/shards"
     latents: str = "${out}/latents"
     stage: str | None = None
@@ -250,6 +265,7 @@ class Config:
     clip: Clip = field(default_factory=Clip)
     tokenizer: Tokenizer = field(default_factory=Tokenizer)
     transformer: TransformerModel = field(default_factory=TransformerModel)
+    paired: Paired = field(default_factory=Paired)
     encode: Encode = field(default_factory=Encode)
     executor: Executor = field(default_factory=Executor)
     sampling: Sampling = field(default_factory=Sampling)
@@ -347,6 +363,7 @@ class DrawConfig:
 
 @dataclass
 class ExportConfig:
+    stage: str = "transformer"
     name: str = "run"
     run: str = "outputs/${name}"
     out: str = "${run}/model"
@@ -406,7 +423,7 @@ SCHEMAS = {
     "gap_schema": GapConfig,
     "report_schema": ReportConfig,
 }
-STAGES = ("vqgan", "transformer", "clip")
+STAGES = ("vqgan", "transformer", "paired", "clip")
 
 
 def register() -> None:

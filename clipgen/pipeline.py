@@ -3,10 +3,8 @@
 B images, E embedding size, h w token grid
 """
 
-import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,22 +15,18 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from clipgen.checkpoint import load_weights, save_weights
-from clipgen.clip.frozen import LOCAL_DIR, WEIGHT_FILES, ClipIdentity, FrozenClip, load_clip
-from clipgen.data.atomic import replacing, sha256_file, write_json
+from clipgen.clip.frozen import FrozenClip
 from clipgen.data.transforms import center_crop_resize, to_model_range, to_uint8
 from clipgen.errors import UserError
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer import bridges
-from clipgen.transformer.model import Transformer
+from clipgen.transformer.model import CausalTransformer
 from clipgen.transformer.packed import prepared
 from clipgen.transformer.sampling import SCHEDULES, Given, sample
 
-FORMAT = 1
-MEANS = ("image_mean", "text_mean")
 LATER = {"min_p": 0.0, "guidance_schedule": "constant", "precision": "fp32"}  # settings that older models lack
 CHOICES = {"guidance_schedule": SCHEDULES, "precision": ("fp32", "bf16"), "rerank": ("clip", "self")}
-BANK = "bank.safetensors"
+STATISTICS, BANK = "statistics.safetensors", "bank.safetensors"
 
 
 class ClipGen:
@@ -41,10 +35,13 @@ class ClipGen:
     `ClipGen.from_pretrained(folder).generate(["a red circle"], n=4, guidance_scale=3.0, seed=0)` gives PIL images.
     """
 
+    kind = "clip"  # what reads the text; of models trained with captions `PairedGen` has another
+    reader = "this CLIP"
+
     def __init__(
         self,
         vqgan: VQGAN,
-        transformer: Transformer,
+        transformer: CausalTransformer,
         clip: FrozenClip,
         statistics: dict[str, Tensor],
         sampling: dict[str, Any],
@@ -60,78 +57,25 @@ class ClipGen:
         self.bank_NE = None if bank_NE is None else bank_NE.to(self.device)
         self.sampling = {"bridge": bridges.DEFAULT, **LATER, **sampling}  # what a model of before had no choice in
         self.settings = settings
-        self._copies: dict[str, tuple[list, Transformer]] = {}  # by precision; which weights they were made of
+        self._copies: dict[str, tuple[list, CausalTransformer]] = {}  # by precision; which weights they were made of
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> "ClipGen":
-        """Load what `clipgen run` or `clipgen export` wrote. UserError when a part is missing or does not fit."""
-        folder = Path(folder)
-        config = _read_config(folder)
-        try:
-            settings, wanted, sampling = config["settings"], config["clip"], config["sampling"]
-            local, name, pretrained, fingerprint = (wanted[k] for k in ("folder", "model", "pretrained", "fingerprint"))
-            vqgan, transformer = VQGAN(**settings["tokenizer"]), Transformer(**settings["transformer"])
-        except (KeyError, TypeError) as problem:
-            raise UserError(f"{folder}/config.json is not readable ({problem}); export the model again") from problem
-        model = f"{LOCAL_DIR}{folder / 'clip'}" if local else name
-        clip = load_clip(model, pretrained)
-        if clip.identity.fingerprint() != fingerprint:
-            raise UserError(
-                f"model={folder} was trained with CLIP {fingerprint[:8]}… but {model} is "
-                f"{clip.identity.fingerprint()[:8]}…; export it again, or bring the weights of then"
-            )
-        for network, name in ((vqgan, "tokenizer"), (transformer, "transformer")):
-            path = folder / f"{name}.safetensors"
-            try:
-                network.load_state_dict(load_weights(path))
-            except RuntimeError as problem:
-                raise UserError(f"{path} does not fit {folder / 'config.json'}; export the model again") from problem
-        path = folder / "statistics.safetensors"
-        statistics = load_weights(path)
-        for mean in MEANS:
-            if transformer.centred and mean not in statistics:
-                raise UserError(f"{path} has no {mean}; export the model again")
-        bank_NE = load_weights(folder / BANK)["image"] if (folder / BANK).is_file() else None
-        return cls(vqgan, transformer, clip, statistics, sampling, settings, device, bank_NE)
+        """Load what `clipgen run` or `clipgen export` wrote, of either kind. UserError when a part is missing."""
+        from clipgen.pretrained import load
+
+        return load(folder, device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, safetensors, a model card, and the CLIP where it came from a local folder. No pickle."""
-        folder = Path(folder)
-        identity = self.clip.identity
-        local = identity.model.startswith(LOCAL_DIR)
-        if local:
-            identity = self._copy_clip(Path(identity.model.removeprefix(LOCAL_DIR)), folder / "clip")
-        save_weights(self.vqgan.state_dict(), folder / "tokenizer.safetensors")
-        save_weights(self.transformer.state_dict(), folder / "transformer.safetensors")
-        save_weights(self.statistics, folder / "statistics.safetensors")
-        if self.bank_NE is None:
-            (folder / BANK).unlink(missing_ok=True)
-        else:
-            save_weights({"image": self.bank_NE.half()}, folder / BANK)
-        clip = {
-            "folder": local,
-            "model": None if local else identity.model,
-            "pretrained": identity.pretrained,
-            "sha256": identity.sha256,
-            "fingerprint": identity.fingerprint(),
-        }
-        with replacing(folder / "README.md") as path:
-            path.write_text(self.card(), encoding="utf-8")
-        config = {"format": FORMAT, "settings": self.settings, "sampling": self.sampling, "clip": clip}
-        write_json(folder / "config.json", config)
+        from clipgen.pretrained import save
 
-    def _copy_clip(self, source: Path, target: Path) -> ClipIdentity:
-        if source.resolve() == target.resolve():
-            return self.clip.identity
-        for file in sorted(source.iterdir()):
-            if file.is_file() and file.suffix in (".json", ".safetensors", ".txt", ".model"):
-                with replacing(target / file.name) as path:
-                    shutil.copyfile(file, path)
-        if any((source / name).is_file() for name in WEIGHT_FILES if name.endswith(".safetensors")):
-            return self.clip.identity
-        weights = target / WEIGHT_FILES[0]  # they came as a pickle
-        save_weights(self.clip.model.state_dict(), weights)
-        return dataclasses.replace(self.clip.identity, sha256=sha256_file(weights))
+        save(self, Path(folder))
+
+    def own_files(self) -> dict[str, dict[str, Tensor] | bytes | None]:
+        """What a model folder has beside the two networks: tensors or bytes by name; None: no such file."""
+        bank = None if self.bank_NE is None else {"image": self.bank_NE.half()}
+        return {STATISTICS: self.statistics, BANK: bank}
 
     def card(self) -> str:
         size, downsample = self.vqgan.image_size, self.vqgan.downsample
@@ -177,15 +121,27 @@ class ClipGen:
 
     def _text_conditions(self, prompts: Sequence[str], name: str | None = None) -> Tensor:
         """Of the bridge of that name; UserError for an empty prompt."""
+        self._check_prompts(prompts)
+        return self.bridge(self.clip.encode_text(prompts), name)
+
+    def too_long(self, texts: Sequence[str]) -> list[str]:
+        """Those of the texts whose end is not read."""
+        return self.clip.too_long(texts)
+
+    def _check_prompts(self, prompts: Sequence[str]) -> None:
         if isinstance(prompts, str):
             raise UserError(f"prompts is the text {prompts!r}; give a list of texts")
         for number, prompt in enumerate(prompts):
             if not prompt.strip():
                 raise UserError(f"prompt {number + 1} is empty; say what the image shows")
-        return self.bridge(self.clip.encode_text(prompts), name)
 
     def bridge(self, text_BE: Tensor, name: str | None = None) -> Tensor:
-        """Unit conditions for text embeddings of unit length; UserError where the model lacks what the bridge needs."""
+        """Unit conditions for text embeddings of unit length; UserError where the model lacks what the bridge needs.
+
+        A model trained on texts (`transformer.condition=text`) needs none, whatever its name.
+        """
+        if self.transformer.condition == "text":
+            return bridges.of_texts(text_BE.to(self.device), self.statistics, self.transformer.centred)
         name = self.sampling["bridge"] if name is None else name
         centred = self.transformer.centred
         return bridges.bridge(name, text_BE.to(self.device), self.statistics, self.bank_NE, centred)
@@ -357,15 +313,15 @@ class ClipGen:
         options = self._options(sampling)
         if self.transformer.gft and negative_BE is None:
             self._check_one_pass(options)
-        untrained_null = not self.transformer.conditioner.drop_prob and negative_BE is None
+        untrained_null = not self.transformer.knows_null and negative_BE is None
         contrasted = options["guidance_scale"] != 1 and not self.transformer.gft
         if untrained_null and (prefer or contrasted):
             asked = "rerank=self" if prefer else f"guidance_scale={options['guidance_scale']}"
             raise UserError(
                 f"{asked} needs a model trained with transformer.cond_drop_prob above 0; take guidance_scale=1"
             )
-        size, fidelity, precision = (options.pop(key) for key in ("batch_size", "fidelity", "precision"))
-        del options["bridge"]
+        size, precision = options.pop("batch_size"), options.pop("precision")
+        fidelity, _ = options.pop("fidelity", 1.0), options.pop("bridge", None)
         model = self._prepared(precision)
         images: list[Image.Image] = []
         preferences: list[float] = []
@@ -394,7 +350,7 @@ class ClipGen:
                 "all tokens; take guidance_schedule=constant"
             )
 
-    def _prepared(self, precision: str) -> Transformer:
+    def _prepared(self, precision: str) -> CausalTransformer:
         """The copy for sampling, made anew when a weight was changed or replaced."""
         weights = [(tensor.data_ptr(), tensor._version) for tensor in self.transformer.parameters()]
         if precision not in self._copies or self._copies[precision][0] != weights:
@@ -409,12 +365,13 @@ class ClipGen:
             ("fidelity", 0, 1), ("top_p", 0, 1), ("min_p", 0, 1), ("temperature", 0, 100), ("guidance_scale", 0, 100),
             ("top_k", 0, self.transformer.codebook_size), ("batch_size", 1, 1 << 20),
         ):  # fmt: skip
-            if not low <= options[key] <= high:
+            if key in options and not low <= options[key] <= high:
                 raise UserError(f"{key}={options[key]} is out of range; take a value from {low} to {high}")
         for key in ("guidance_schedule", "precision"):
             _choose(key, options[key])
-        bridges.parse(options["bridge"])
-        if options["fidelity"] < (least := self.transformer.least_level):
+        if "bridge" in options:
+            bridges.parse(options["bridge"])
+        if options.get("fidelity", 1.0) < (least := self.transformer.least_level):
             raise UserError(
                 f"fidelity={options['fidelity']} is a level that this model has not seen in training; take {least} to 1"
             )
@@ -440,21 +397,6 @@ def _choose(key: str, value: Any) -> None:
 
 def _size(image: Image.Image) -> str:
     return f"{image.width}×{image.height}"
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        found = config["format"]
-    except FileNotFoundError as problem:
-        raise UserError(
-            f"model={folder} has no config.json; give the model folder of a run, such as outputs/NAME/model"
-        ) from problem
-    except (ValueError, KeyError, TypeError) as problem:
-        raise UserError(f"{folder}/config.json is not readable ({problem}); export the model again") from problem
-    if found != FORMAT:
-        raise UserError(f"{folder}/config.json has format {found}, but this clipgen reads {FORMAT}; update clipgen")
-    return config
 
 
 def image_seed(prompt: str, seed: int, number: int) -> int:

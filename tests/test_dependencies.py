@@ -95,6 +95,7 @@ def test_the_imports_were_found():
         (("vector_quantize_pytorch",), ("clipgen/tokenizer/quantize/finite_scalar.py",)),
         (("open_clip",), ("clipgen/clip/*",)),
         (("webdataset",), ("clipgen/data/shards.py",)),
+        (("sentencepiece",), ("clipgen/paired/text.py",)),
         (("ray",), ("data_prep/on_ray.py",)),
         (("submitit",), ("data_prep/on_slurm.py",)),
         (("clipgen.cli",), ("clipgen/cli/*",)),
@@ -118,6 +119,7 @@ def test_a_package_is_known_in_its_homes_only(package, homes):
         ("clipgen/tokenizer/*", ("clipgen.tokenizer", "clipgen.errors", "clipgen.ranks", "clipgen.schedule")),
         ("clipgen/ranks.py", ()),
         ("clipgen/transformer/*", ("clipgen.transformer", "clipgen.errors")),
+        ("clipgen/paired/*", ("clipgen.paired", "clipgen.transformer", "clipgen.data.atomic", "clipgen.errors")),
         ("clipgen/clip/*", ("clipgen.clip", "clipgen.checkpoint", "clipgen.data", "clipgen.errors")),
         ("clipgen/data/*", ("clipgen.data", "clipgen.errors")),
         ("clipgen/shapes/*", ("clipgen.shapes",)),
@@ -131,8 +133,19 @@ def test_a_package_is_known_in_its_homes_only(package, homes):
         (
             "clipgen/pipeline.py",
             (
-                "clipgen.clip", "clipgen.tokenizer", "clipgen.transformer", "clipgen.paired", "clipgen.checkpoint",
-                "clipgen.data", "clipgen.errors",
+                "clipgen.clip", "clipgen.tokenizer", "clipgen.transformer", "clipgen.data", "clipgen.errors",
+                "clipgen.pretrained",
+            ),
+        ),
+        (
+            "clipgen/paired_pipeline.py",
+            ("clipgen.pipeline", "clipgen.clip", "clipgen.tokenizer", "clipgen.paired", "clipgen.errors"),
+        ),
+        (
+            "clipgen/pretrained.py",
+            (
+                "clipgen.pipeline", "clipgen.paired_pipeline", "clipgen.clip", "clipgen.tokenizer",
+                "clipgen.transformer", "clipgen.paired", "clipgen.checkpoint", "clipgen.data", "clipgen.errors",
             ),
         ),
         (
@@ -165,7 +178,10 @@ def test_the_two_stages_never_import_each_other(stage, other):
 
 @pytest.mark.parametrize(
     ("stage", "third_parties"),
-    [("tokenizer", {"torch", "taming", "vector_quantize_pytorch"}), ("transformer", {"torch"})],
+    [
+        ("tokenizer", {"torch", "taming", "vector_quantize_pytorch"}), ("transformer", {"torch"}),
+        ("paired", {"torch", "sentencepiece"}),
+    ],
 )
 def test_models_caches_samplers_and_losses_import_torch_only(stage, third_parties):
     for each in imported_by(f"clipgen/{stage}/*"):

@@ -145,7 +145,7 @@ class Verdicts:
         return found
 
     def _weights(self, variant: str, seed: int) -> str:
-        from clipgen.cli.stages import transformer_checkpoint
+        from clipgen.cli.assemble import transformer_checkpoint
 
         seen = transformer_checkpoint(self.jobs[variant, seed] / "transformer").stat()
         return f"{seen.st_size} {seen.st_mtime_ns}"
@@ -161,12 +161,10 @@ class Verdicts:
         return judge_generator(self.pipeline(variant, seed), prompts, EACH[split], seed, bridge=asked.bridge, **how)
 
     def _pipeline(self, variant: str, seed: int):
-        from clipgen.cli import stages
+        from clipgen.cli.assemble import assemble_stage
         from clipgen.cli.machine import pick_device
 
-        transformer = stages.transformer_checkpoint(self.jobs[variant, seed] / "transformer")
-        device = pick_device(self.cfg.trainer.device)
-        return stages.assemble(self.cfg, stages.tokenizer_path(self.cfg), transformer, Path(self.cfg.latents), device)
+        return assemble_stage(self.cfg, self.jobs[variant, seed] / "transformer", pick_device(self.cfg.trainer.device))
 
     def copies(self, asked) -> dict[str, float]:
         """Mean distance to the nearest training picture, in levels: of samples, and of fresh pictures of the world."""

@@ -1,6 +1,6 @@
 """The arms of a comparison as settings and files: each is what `clipgen train arm=NAME` would take."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,25 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 
 from clipgen.check import check
-from clipgen.cli.build import load_clip_once, load_tokenizer, tokenizer_settings, transformer_settings
+from clipgen.cli.build import (
+    load_clip_once,
+    load_tokenizer,
+    paired_settings,
+    tokenizer_settings,
+    transformer_settings,
+)
 from clipgen.cli.run import choices_from_shards
+from clipgen.cli.train_paired import read_text
 from clipgen.config import Config, asdict_of, complete
+from clipgen.data.batches import captioned
 from clipgen.data.manifest import Manifest
+from clipgen.data.sample import decode_captions
+from clipgen.data.shards import ShardSet
 from clipgen.data.transforms import sides
 from clipgen.errors import UserError
 from clipgen.evaluation.compare import Cost
 from clipgen.evaluation.flops import Size, step_flops
+from clipgen.paired.model import PairedTransformer
 from clipgen.transformer.model import Transformer
 
 
@@ -76,13 +87,35 @@ def cost_of(arm: Arm, captions_share: float) -> Cost:
     else:
         tokenizer = tokenizer_settings(cfg.tokenizer)
     h, w = (side // cfg.tokenizer.downsample for side in sides(tokenizer["image_size"]))
-    embed_dim = load_clip_once(cfg.clip.model, cfg.clip.pretrained).identity.embed_dim
-    settings = transformer_settings(cfg.transformer, (h, w), tokenizer["codebook_size"], embed_dim)
+    predicted = {"head": h * w}
+    if cfg.stage == "paired":
+        text, length = read_text(cfg, _Captions(cfg.shards, captions_share))
+        settings = paired_settings(cfg, (h, w), tokenizer["codebook_size"], len(text), length)
+        kind = PairedTransformer
+    else:
+        embed_dim = load_clip_once(cfg.clip.model, cfg.clip.pretrained).identity.embed_dim
+        settings, kind = (
+            transformer_settings(cfg.transformer, (h, w), tokenizer["codebook_size"], embed_dim),
+            Transformer,
+        )
     with torch.device("meta"):
-        model = Transformer(**settings)
+        model = kind(**settings)
+    if cfg.stage == "paired":
+        predicted["text_head"] = model.n_prefix - 1
     size, batch = Size.of(model), cfg.transformer.train.batch_size
-    flops = step_flops(size, model.n_prefix + h * w - 1, {"head": h * w}, batch)
+    flops = step_flops(size, model.n_prefix + h * w - 1, predicted, batch)
     return Cost(size, flops, batch, cfg.transformer.train.warmup)
+
+
+class _Captions:
+    """Those of image shards that a training on their latents may use."""
+
+    def __init__(self, shards: str, share: float):
+        self.shards, self.share = ShardSet(shards, "train", Manifest.load(shards, "images")), share
+
+    def captions(self) -> Iterator[str]:
+        for i in captioned(self.shards, self.share)[0]:
+            yield from decode_captions(self.shards[int(i)])
 
 
 def check_captions(arms: Sequence[Arm], shards: str) -> None:

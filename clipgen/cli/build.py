@@ -44,10 +44,6 @@ VQGAN_TRAINING_KEYS = (
     "steps", "lr", "warmup", "lr_final", "betas", "accumulate", "continuous_steps", "usage_window", "restart_dead",
     "gumbel_temperature", "pixel_loss", "perceptual_weight", "gan_warmup", "gan_weight", "gan_lr", "clip_norm",
 )  # fmt: skip
-TRANSFORMER_TRAINING_KEYS = (
-    "steps", "accumulate", "optimizer", "lr", "muon_lr", "weight_decay", "warmup", "schedule", "lr_final", "clip_norm",
-    "min_level", "label_smoothing", "z_loss", "aux_weight", "rar", "rar_anneal",
-)  # fmt: skip
 TRANSFORMER_KEYS = (
     "level_token",
     "width",
@@ -60,7 +56,14 @@ TRANSFORMER_KEYS = (
     "style",
     "gft",
     "centred",
+    "condition",
 )
+PAIRED_KEYS = ("width", "depth", "heads", "dropout", "rope_base", "style")  # of `transformer`
+TOKEN_TRAINING_KEYS = (
+    "steps", "accumulate", "optimizer", "lr", "muon_lr", "weight_decay", "warmup", "schedule", "lr_final", "clip_norm",
+    "label_smoothing", "z_loss",
+)  # fmt: skip
+TRANSFORMER_TRAINING_KEYS = (*TOKEN_TRAINING_KEYS, "min_level", "aux_weight", "rar", "rar_anneal")
 
 
 def tokenizer_settings(cfg: Tokenizer) -> dict[str, Any]:
@@ -96,6 +99,15 @@ def transformer_settings(cfg: TransformerModel, grid, codebook_size: int, embed_
     own = {key: value for key, value in asdict_of(cfg).items() if key in TRANSFORMER_KEYS}
     own["any_order"] = cfg.train.keep_random
     return {"grid": list(grid), "codebook_size": codebook_size, "embed_dim": embed_dim, **own}
+
+
+def paired_settings(cfg: Config, grid, codebook_size: int, pieces: int, text_length: int) -> dict[str, Any]:
+    """What `PairedTransformer(**settings)` takes."""
+    m, p = cfg.transformer, cfg.paired
+    own = {key: value for key, value in asdict_of(m).items() if key in PAIRED_KEYS}
+    own |= {"sandwich": p.sandwich, "pb_relax": p.pb_relax, "shrink_gradient": p.shrink_gradient}
+    sizes = {"grid": list(grid), "codebook_size": codebook_size, "pieces": pieces, "text_length": text_length}
+    return sizes | own | {"text_drop_prob": m.cond_drop_prob}
 
 
 def load_tokenizer(path: str | Path, yaml: str | Path | None = None) -> tuple[VQGAN, dict[str, Any], str]:

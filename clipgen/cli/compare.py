@@ -230,14 +230,14 @@ class Compared:
         return find_world(self.cfg)
 
     def generator(self, job: Job):
-        from clipgen.cli import stages
         from clipgen.cli.arms import tokenizer_of
+        from clipgen.cli.assemble import ASSEMBLERS, transformer_checkpoint
         from clipgen.cli.machine import pick_device
 
         arm = self.arms[job.variant.arm]
         ckpt, latents = tokenizer_of(arm, self.out)
-        weights = stages.transformer_checkpoint(self.folder(job) / arm.cfg.stage)
-        return stages.assemble(arm.cfg, ckpt, weights, latents, pick_device(self.cfg.trainer.device))
+        weights = transformer_checkpoint(self.folder(job) / arm.cfg.stage)
+        return ASSEMBLERS[arm.cfg.stage](arm.cfg, ckpt, weights, latents, pick_device(self.cfg.trainer.device))
 
     def report(self) -> None:
         from clipgen.cli.comparison import content

@@ -8,6 +8,7 @@ import numpy as np
 
 from clipgen.cli.asking import save_picture
 from clipgen.cli.build import load_clip_once
+from clipgen.cli.compare_pictures import PictureFigures
 from clipgen.cli.machine import describe, pick_device
 from clipgen.clip.cost import clip_cost
 from clipgen.evaluation.bootstrap import bootstrap, paired_difference
@@ -21,12 +22,13 @@ SHOWN, SHOWN_EACH = 12, 4  # prompts in the grids, and pictures of each
 
 def content(compared: "Compared") -> dict[str, Any]:
     """Everything that `report.html` shows; grids are written into the folder."""
-    cfg, world = compared.cfg, compared.world
+    cfg, world, pictures = compared.cfg, compared.world, PictureFigures(compared)
     about = describe(pick_device(cfg.trainer.device))
     kept = ("commit", "versions", "python", "threads")
+    for (table, name, seed), (job, test) in compared.tested.items():
+        compared.tested[table, name, seed] = job, pictures.of(job, test)
     tables = {table: figures(compared, table) for table in ("flops", "images")}
     found = differences(compared)
-    pictures = {"development": cfg.compare.development, "test": cfg.compare.test}
     reference = compared.batches[REFERENCE]["flops"]
     cost = compared.costs[REFERENCE]
     return {
@@ -35,12 +37,13 @@ def content(compared: "Compared") -> dict[str, Any]:
         "commands": [step.typed for step in compared.commands.asked],
         "world": {
             "name": world.name, "prompts": {split: len(each) for split, each in world.prompts.items()},
-            "images_of_a_prompt": pictures,
+            "images_of_a_prompt": {"development": cfg.compare.development, "test": cfg.compare.test},
         },
         "budget": {"flops": reference * cost.flops, "images": reference * cost.batch},
         "clip": clip_cost(load_clip_once(cfg.clip.model, cfg.clip.pretrained)),
-        "metrics": {name: {**each, "n": _pictures(compared)} for name, each in world.metrics.items()},
-        "left_out": [], "unfinished": compared.unfinished, "arms": tables["flops"],
+        "metrics": {name: {**each, "n": _pictures(compared)} for name, each in world.metrics.items()} | pictures.metrics,
+        "left_out": [{"metric": name, "why": why} for name, why in pictures.left_out.items()],
+        "unfinished": compared.unfinished, "arms": tables["flops"],
         "equal_images": {"arms": tables["images"]}, "differences": found,
         "curves": {name: curve(compared, job) for name, job in _shown(compared).items()},
         "grids": grids(compared), "bars": bars(tables["flops"], found),
@@ -58,6 +61,9 @@ def figures(compared: "Compared", table: str) -> dict[str, dict[str, Any]]:
             for metric in values[0]:
                 if (values_SP := stacked(values, metric)).size:
                     found[variant.name][metric] = _figure(bootstrap(values_SP))
+            for metric in tests[0][1]["of_sets"]:
+                values_S1 = np.array([[test["of_sets"][metric]] for _, test in tests])
+                found[variant.name][metric] = _figure(bootstrap(values_S1))
     return found
 
 
@@ -97,7 +103,7 @@ def about_of(compared: "Compared", variant, tests: list[tuple["Job", dict[str, A
         "peak_memory_mb": max(peaks, default=None),
         "tokens_per_s": round(float(np.mean([test["tokens_per_s"] for _, test in tests])), 1),
         "kept": f"{own.keep} of {own.candidates} by the CLIP" if own.candidates else None,
-        "circular": [name for name in compared.world.metrics if ".circular." in name],
+        "circular": [*tests[0][1]["circular"], *(name for name in compared.world.metrics if ".circular." in name)],
     }  # fmt: skip
 
 

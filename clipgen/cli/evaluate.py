@@ -73,11 +73,12 @@ def main(cfg: EvaluateConfig) -> float | None:
     if texts and not images:
         from tqdm import tqdm
 
-        say_cut(pipeline.clip, texts)
+        say_cut(pipeline, texts, pipeline.reader)
         with tqdm(total=cfg.n * len(texts), desc="generating from text", unit="img") as bar:
             images = pipeline.generate(texts, cfg.n, cfg.seed, bar.update, **sampling)
     if images:
-        samples = Pictures.of(images, f"samples of {len(texts):,} prompts", {pipeline.clip.identity.fingerprint()})
+        by_clip = {pipeline.clip.identity.fingerprint()} if pipeline.kind == "clip" else set()
+        samples = Pictures.of(images, f"samples of {len(texts):,} prompts", by_clip)
         if cfg.clip.model:
             metrics |= scored(cfg, samples, texts, at_hand["clip"])
         if data:

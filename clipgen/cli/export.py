@@ -3,15 +3,18 @@
 from pathlib import Path
 
 from clipgen.config import ExportConfig
+from clipgen.errors import UserError
 
 
 def main(cfg: ExportConfig) -> None:
+    from clipgen.cli.assemble import ASSEMBLERS, export, transformer_checkpoint
     from clipgen.cli.say import say
-    from clipgen.cli.stages import export, transformer_checkpoint
 
+    if cfg.stage not in ASSEMBLERS:
+        raise UserError(f"stage={cfg.stage} is no generator; take stage={' or stage='.join(ASSEMBLERS)}")
     run = Path(cfg.run)
     tokenizer = Path(cfg.tokenizer.ckpt) if cfg.tokenizer.ckpt else run / "vqgan" / "last.ckpt"
-    own = transformer_checkpoint(run / "transformer")
+    own = transformer_checkpoint(run / cfg.stage)
     transformer = Path(cfg.transformer.ckpt) if cfg.transformer.ckpt else own
-    export(cfg, tokenizer, transformer, run / "latents", Path(cfg.out))
+    export(cfg, tokenizer, transformer, run / "latents", Path(cfg.out), cfg.stage)
     say(f'export: {cfg.out}; try `clipgen sample model={cfg.out} "…"`')

@@ -17,7 +17,7 @@ from clipgen.transformer.imported import published_weights as transformer_weight
 from clipgen.transformer.model import Transformer
 
 OF_LATENTS = ("grid", "codebook_size", "embed_dim")
-TRAINED_BY = ("dropout", "cond_drop_prob", "centred", "any_order")  # settings that may change in a later training
+TRAINED_BY = ("dropout", "cond_drop_prob", "centred", "any_order", "condition")  # may change in a later training
 
 
 def read_tokenizer(path: str | Path, yaml: str | Path | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:

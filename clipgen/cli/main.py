@@ -11,7 +11,7 @@ VERBS = {
     "run": "the whole way from a folder of images to a generator",
     "prep": "folder → image shards",
     "draw": "the demo world's pictures into a folder",
-    "train": "one stage: vqgan, transformer, or clip",
+    "train": "one stage: vqgan, transformer, paired, or clip",
     "encode": "image shards → latent shards",
     "verify": "re-read shards against their manifest, and repair them",
     "browse": "a contact sheet of shards or latents",

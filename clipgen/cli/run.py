@@ -21,6 +21,7 @@ def main(cfg: Config) -> None:
     check(cfg)
 
     from clipgen.cli import stages
+    from clipgen.cli.assemble import export, transformer_checkpoint
     from clipgen.cli.imports import adopt_tokenizer
     from clipgen.cli.latents import encode_latents
     from clipgen.cli.machine import describe, pick_device
@@ -76,10 +77,10 @@ def main(cfg: Config) -> None:
     record = stages.train_transformer(cfg, out / "transformer")
     seconds["transformer"] = record.seconds
     start = time.perf_counter()
-    pipeline = stages.export(
+    pipeline = export(
         cfg,
         stages.tokenizer_path(cfg),
-        stages.transformer_checkpoint(out / "transformer"),
+        transformer_checkpoint(out / "transformer"),
         Path(cfg.latents),
         out / "model",
     )

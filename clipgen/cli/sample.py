@@ -51,7 +51,7 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
     sampling = {key: cfg[key] for key in GENERATION}
     negative = [] if cfg.negative is None else [cfg.negative]
     asked = [*texts, *negative, *(value for value, kind, _ in parts if kind == "text")]
-    say_cut(pipeline.clip, asked)
+    say_cut(pipeline, asked, pipeline.reader)
     each = cfg.n if cfg.candidates is None or cfg.keep is None else cfg.keep
     made = (cfg.candidates or cfg.n) * max(len(texts), 1)
     began = time.perf_counter()
@@ -76,6 +76,7 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
     used = pipeline.sampling | {key: value for key, value in sampling.items() if value is not None}
     if cfg.image and not texts and cfg.fidelity is None:
         used["fidelity"] = 1.0
+    by = "the conditioning CLIP" if pipeline.kind == "clip" else "the CLIP beside the model"
     lines = []
     for i, (image, score) in enumerate(zip(images, scores, strict=True)):
         name = f"{i:05d}.png"
@@ -86,7 +87,7 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
         line |= {"number": i % each, "seed": cfg.seed, "settings": used, "model": cfg.model, "clip_score": score}
         if cfg.candidates is not None:
             line |= {"candidates": cfg.candidates, "rerank": cfg.rerank or "clip"}
-        lines.append(line | {"clip_score_by": "the conditioning CLIP"})
+        lines.append(line | {"clip_score_by": by})
     with replacing(out / "samples.jsonl") as path:
         path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     with replacing(out / "grid.png") as path:
@@ -94,7 +95,7 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
         rows = -(-each // columns)
         headings = [label if row == 0 else "" for label in labels for row in range(rows)]
         image_grid(_filled(images, each, rows * columns), columns, headings).save(path, format="PNG")
-    mean = f", mean CLIP score {sum(scores) / len(scores):.3f} (the conditioning CLIP's own)" if texts else ""
+    mean = f", mean CLIP score {sum(scores) / len(scores):.3f} ({by}'s own)" if texts else ""
     speed = f"{made / seconds:.1f} images/s"
     if not cfg.mask:  # where some tokens are given, not drawn
         speed += f", {made * pipeline.transformer.n_tokens / seconds:.0f} tokens/s"

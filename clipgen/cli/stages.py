@@ -1,11 +1,7 @@
 """The stages of a run, each a function of the config: skipped when done, continued when begun, redone when changed."""
 
-import re
-import time
-from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -14,7 +10,8 @@ from PIL import Image
 from clipgen.callbacks.ema import EMA
 from clipgen.callbacks.health import Health
 from clipgen.check import check_perceptual, check_sampling
-from clipgen.checkpoint import read_checkpoint, weights_sha256
+from clipgen.checkpoint import weights_sha256
+from clipgen.cli.assemble import mean_of
 from clipgen.cli.build import (
     TRANSFORMER_TRAINING_KEYS,
     VQGAN_TRAINING_KEYS,
@@ -22,9 +19,7 @@ from clipgen.cli.build import (
     gan_start,
     load_clip_once,
     load_tokenizer,
-    load_transformer,
     make_adversary,
-    make_trainer,
     tokenizer_path,
     tokenizer_settings,
     tokenizer_sha256,
@@ -35,32 +30,29 @@ from clipgen.cli.latents import check_latents
 from clipgen.cli.machine import check_compiler, pick_device
 from clipgen.cli.perceptual import PERCEPTUAL_FILE_KEYS, needs_clip, perceptual_inputs, perceptual_loss
 from clipgen.cli.reconstruction import embedding_reconstruction
-from clipgen.cli.record import Record, begin
+from clipgen.cli.record import Record
 from clipgen.cli.say import say, say_cut
+from clipgen.cli.stage import PREVIEWS, SAMPLED, fit, refuse_own, say_used, start
 from clipgen.clip.frozen import FrozenClip
 from clipgen.clip.module import ClipModule, save_open_clip
 from clipgen.config import Config, asdict_of
 from clipgen.data.manifest import Manifest
-from clipgen.data.module import CaptionedData, ImageData, LatentData
+from clipgen.data.module import CaptionedData, CaptionedLatentData, ImageData, LatentData
 from clipgen.data.sample import decode_captions
 from clipgen.data.transforms import to_model_range, to_uint8
 from clipgen.errors import UserError
 from clipgen.picture import image_grid
-from clipgen.pipeline import ClipGen
-from clipgen.ranks import from_rank_zero, rank, same_on_ranks, world_size
 from clipgen.tokenizer.codes import Perturbation
 from clipgen.tokenizer.compiled import compile_in_place
 from clipgen.tokenizer.module import VQGANModule
 from clipgen.tokenizer.vqgan import VQGAN
-from clipgen.transformer.bridges import bridge
+from clipgen.transformer.bridges import bridge, of_texts
 from clipgen.transformer.condition import centre
 from clipgen.transformer.execution import compile_in_place as compile_transformer
 from clipgen.transformer.model import Transformer
 from clipgen.transformer.module import TransformerModule
 from clipgen.transformer.sampling import generate
 from data_prep.statistics import bank, load_statistics
-
-PREVIEWS = 8  # pictures in a grid
 
 
 def clip_in_use(cfg: Config) -> FrozenClip:
@@ -158,14 +150,20 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     vqgan, _, sha256 = load_tokenizer(path, cfg.tokenizer.ckpt_config)
     clip = clip_in_use(cfg)
     check_latents(latents, cfg.latents, path, sha256, clip)
-    data = LatentData(
-        cfg.latents, m.train.batch_size, m.train.steps, cfg.seed, cfg.trainer.num_workers, cfg.trainer.val_samples
-    )
+    how = m.train.batch_size, m.train.steps, cfg.seed, cfg.trainer.num_workers, cfg.trainer.val_samples
+    by_text = m.condition == "text"
+    if by_text:
+        data = CaptionedLatentData(cfg.latents, *how, share=cfg.captions_share, embeddings=True)
+    else:
+        data = LatentData(cfg.latents, *how)
     codebook_size = latents.made_by["tokenizer"]["codebook_size"]
     check_sampling(cfg.sampling, cfg.bank, codebook_size)
     model = transformer_settings(m, data.grid, codebook_size, data.embedding_size)
     training = {key: value for key, value in asdict_of(m.train).items() if key != "checkpointing"}
     settings = {"transformer": model, "transformer.train": training, "seed": cfg.seed}
+    if by_text:
+        settings["captions_share"] = cfg.captions_share
+        say_used("transformer", data, cfg.captions_share)
     inputs = {"latents": latents.content, "start": None}
     device = pick_device(cfg.trainer.device)
     statistics = load_statistics(cfg.latents)  # this and what else may fail comes before `folder` may be set aside
@@ -184,13 +182,16 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
         say_cut(clip, prompts)
         bank_NE = bank(cfg.latents, cfg.bank) if "knn" in cfg.sampling.bridge else None
         text_BE = clip.encode_text(prompts).cpu()
-        text_BE = bridge(cfg.sampling.bridge, text_BE, statistics, bank_NE, m.centred).to(device)
+        if by_text:
+            text_BE = of_texts(text_BE, statistics, m.centred).to(device)
+        else:
+            text_BE = bridge(cfg.sampling.bridge, text_BE, statistics, bank_NE, m.centred).to(device)
     record = start(folder, "transformer", settings, inputs)
     if record.done:
         return record
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    trained_with |= image_mean(statistics, cfg.latents, m.centred)
-    origin_E = statistics["image_mean"] if m.centred else torch.zeros_like(statistics["image_mean"])
+    trained_with |= mean_of(m.condition, statistics, cfg.latents, m.centred)
+    mean_E = statistics[f"{m.condition}_mean"]
     transformer = Transformer(**model)
     if m.ckpt:
         transformer.load_state_dict(weights)
@@ -198,7 +199,7 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     vqgan.to(device)
     module = TransformerModule(
         transformer,
-        origin_E,
+        mean_E if m.centred else torch.zeros_like(mean_E),
         reconstruction=embedding_reconstruction(m.train.recon, vqgan, clip),
         seed=cfg.seed,
         settings=settings,
@@ -219,15 +220,13 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
         else:
             batch = data.val_batches.plain(range(min(PREVIEWS, data.n_val)))
             condition_BE = centre(batch["clip"].to(device), module.image_mean_E)
-            labels = [f"like held-out picture {i}" for i in range(len(condition_BE))]
+            like = "as a caption of" if by_text else "like"
+            labels = [f"{like} held-out picture {i}" for i in range(len(condition_BE))]
         each = 4
         condition_BE = condition_BE.repeat_interleave(each, 0)
         level_B = torch.full((len(condition_BE),), cfg.sampling.fidelity, device=device)
         sampling = asdict_of(cfg.sampling)
-        options = {
-            key: sampling[key]
-            for key in ("guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "min_p")
-        }
+        options = {key: sampling[key] for key in SAMPLED}
         tokens_Bhw = generate(module.transformer, condition_BE, level_B, range(len(condition_BE)), **options)
         images = to_uint8(vqgan.decode(tokens_Bhw).float()).cpu().numpy()
         return image_grid(images, each, labels)
@@ -263,138 +262,3 @@ def train_clip(cfg: Config, folder: Path) -> Record:
     captions = sorted({caption for i in some for caption in decode_captions(shards[i])})
     fit(cfg, record, module, data, c.train.batch_size, None, lambda: save_open_clip(module, folder, captions))
     return record
-
-
-def refuse_own(start: str, folder: Path, key: str) -> None:
-    """Training into the folder that holds its own start would set that aside, or delete it."""
-    own = folder.resolve(), folder.with_name(folder.name + ".previous").resolve()
-    if Path(start).resolve().parent in own:
-        raise UserError(
-            f"{key}={start} lies in the folder that this training writes into; copy it elsewhere, or train under "
-            "another name= (with shards= of this one)"
-        )
-
-
-def start(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, Any]) -> Record:
-    record, changes = from_rank_zero(lambda: begin(folder, stage, settings, inputs))
-    if changes:
-        named = re.compile(r"^inputs\.(images|latents|clip|perceptual_weights)\b.*")
-        changes = [named.sub(r"the \1 changed", change) for change in changes]
-        say(f"{stage}: begins anew, since {', '.join(changes)} (the old one is in {folder}.previous)")
-    elif record.done:
-        say(f"{stage}: done already ({record.seconds:.0f} s), skipped")
-    elif (folder / "last.ckpt").exists():
-        say(f"{stage}: continues from {folder / 'last.ckpt'}")
-    return record
-
-
-def fit(
-    cfg: Config,
-    record: Record,
-    module: pl.LightningModule,
-    data: pl.LightningDataModule,
-    batch_size: int,
-    draw: Callable[[], Image.Image] | None,
-    finish: Callable[[], None] | None = None,
-    callbacks: Sequence[pl.Callback] = (),
-    shared_out: bool = False,
-) -> None:
-    """Train to the end, or from the last checkpoint to the end, `finish`, and mark the stage as done."""
-    last = record.folder / "last.ckpt"
-    checkpoint = read_checkpoint(last, record.stage)["clipgen"] if last.exists() else {"batches": 0}
-    monitor = "val/loss" if data.n_val and record.stage == "transformer" else None  # of the others the last is used
-    if not data.n_val:
-        why = "trainer.val_samples=0" if cfg.trainer.val_samples == 0 else f"{data.folder} has no validation split"
-        say(f"{record.stage}: nothing is validated, as {why}")
-    if data.left_out:
-        say(
-            f"{record.stage}: of {data.n_train:,} images {data.left_out:,} sit out each epoch, other ones every time, "
-            f"as they do not fill a batch of {batch_size:,}"
-        )
-    done = checkpoint["batches"]
-    trainer = make_trainer(
-        cfg.trainer,
-        record.folder,
-        module.steps,
-        done,
-        batch_size,
-        monitor,
-        draw,
-        callbacks,
-        shared_out,
-        validates=data.n_val > 0,
-    )
-    began = time.perf_counter()
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
-        if world_size() > 1 and not shared_out:
-            assert same_on_ranks(weights_sha256(module.state_dict())), "the ranks have trained different weights"
-        trainer.save_checkpoint(last, weights_only=False)
-        if finish and rank() == 0:
-            finish()
-    finally:
-        record.seconds += time.perf_counter() - began
-        if rank() == 0:
-            record.save()
-    record.status = "done"
-    if rank() == 0:
-        record.save()
-
-
-def transformer_checkpoint(folder: Path) -> Path:
-    """The best by validation, or the last where there was nothing to validate on."""
-    best = folder / "best.ckpt"
-    return best if best.exists() else folder / "last.ckpt"
-
-
-def export(cfg, tokenizer: Path, transformer: Path, latents: Path, out: Path) -> ClipGen:
-    """A folder that needs nothing else: safetensors, config, model card, and the CLIP where it is a local one."""
-    pipeline = assemble(cfg, tokenizer, transformer, latents)
-    pipeline.save_pretrained(out)
-    return pipeline
-
-
-def assemble(cfg, tokenizer: Path, transformer: Path, latents: Path, device: str | torch.device = "cpu") -> ClipGen:
-    """The generator of two checkpoints, with the statistics of the latents; UserError where they do not fit."""
-    clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
-    vqgan, vqgan_settings, sha256 = load_tokenizer(tokenizer, cfg.tokenizer.ckpt_config)
-    model, model_settings, inputs = load_transformer(transformer)
-    with_latents = model.centred or (latents / "manifest.json").exists()
-    if with_latents:
-        check_latents(Manifest.load(latents, "latents"), str(latents), tokenizer, sha256, clip)
-    parts = {"grid": list(vqgan.grid), "codebook_size": vqgan.quantizer.codebook_size}
-    for key, value in (parts | {"embed_dim": clip.identity.embed_dim}).items():
-        if (trained := model_settings[key]) != value:
-            raise UserError(
-                f"{transformer} was trained for {key} {trained}, but {tokenizer} and clip.model={clip.identity.model} "
-                f"have {value}; give those that it was trained with"
-            )
-    check_sampling(cfg.sampling, cfg.bank, vqgan.quantizer.codebook_size)
-    statistics, bank_NE = (load_statistics(latents), bank(latents, cfg.bank)) if with_latents else ({}, None)
-    trained_with = {"tokenizer": (sha256, str(tokenizer)), "CLIP": (clip.identity.fingerprint(), clip.identity.model)}
-    check_inputs(transformer, inputs, trained_with | image_mean(statistics, latents, model.centred))
-    sampling = fitting(asdict_of(cfg.sampling), model, with_latents)
-    return ClipGen(
-        vqgan, model, clip, statistics, sampling,
-        {"tokenizer": vqgan_settings, "transformer": model_settings}, device, bank_NE,
-    )  # fmt: skip
-
-
-def image_mean(statistics: dict[str, torch.Tensor], latents: str | Path, centred: bool) -> dict[str, tuple[str, str]]:
-    """What conditions are centred by, as `check_inputs` takes it; nothing where they are not."""
-    mean = "image_mean"
-    return {mean: (weights_sha256({mean: statistics[mean]}), str(latents))} if centred else {}
-
-
-def fitting(sampling: dict[str, Any], model: Transformer, with_latents: bool) -> dict[str, Any]:
-    """The sampling defaults of a model folder, each changed, and said so, that this Transformer cannot follow."""
-    if not with_latents:
-        sampling["bridge"] = "none"
-        say("there are no latents, so nothing is known of the gap: sampling.bridge=none, as in the paper")
-    if not model.conditioner.drop_prob and sampling["guidance_scale"] != 1:
-        sampling["guidance_scale"] = 1.0
-        say("the Transformer knows no null (transformer.cond_drop_prob=0): sampling.guidance_scale=1")
-    if sampling["fidelity"] < model.least_level:
-        sampling["fidelity"] = model.least_level
-        say(f"the Transformer has seen no level below {model.least_level:g}: sampling.fidelity={model.least_level:g}")
-    return sampling

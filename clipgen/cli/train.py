@@ -25,18 +25,21 @@ def main(cfg: Config) -> float | None:
     from clipgen.cli.run import fill_from_shards, print_choices, use_threads
     from clipgen.cli.say import say
     from clipgen.cli.stages import train_clip, train_transformer, train_vqgan
+    from clipgen.cli.train_paired import train_paired
 
     join(pick_device(cfg.trainer.device).type)
     use_threads(cfg)
     if cfg.stage == "vqgan":
         print_choices(adopt_tokenizer(cfg))
-    if cfg.stage == "transformer":
+    if cfg.stage in ("transformer", "paired"):
         fill_from_shards(cfg, cfg.latents, "latents", ["transformer", "trainer"])
     else:
         fill_from_shards(cfg, cfg.shards, "images", ["tokenizer" if cfg.stage == "vqgan" else cfg.stage, "trainer"])
     check(cfg)
-    stage = {"vqgan": train_vqgan, "transformer": train_transformer, "clip": train_clip}[cfg.stage]
-    record = stage(cfg, folder)
+    stages = {
+        "vqgan": train_vqgan, "transformer": train_transformer, "paired": train_paired, "clip": train_clip,
+    }  # fmt: skip
+    record = stages[cfg.stage](cfg, folder)
     score = best_score(folder)
     shown = "" if score is None else f", val/loss {score:.4f}"
     say(f"{cfg.stage}: done in {record.seconds:.0f} s{shown}; it is in {folder}")

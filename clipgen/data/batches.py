@@ -3,6 +3,7 @@
 B batch, H W pixels of a crop, L = h·w image tokens, E embedding size, n samples, C crops of a picture
 """
 
+import hashlib
 import sys
 from collections.abc import Sequence
 
@@ -94,13 +95,17 @@ class CaptionedBatches(ImageBatches):
 
 
 class LatentBatches:
-    """Cached tokens and embeddings of a split: {"tokens": int64 (B, L), "clip": float32 (B, E)}."""
+    """Cached tokens and embeddings of a split: {"tokens": int64 (B, L), "clip": float32 (B, E)}.
+
+    `chosen` are the numbers of the samples that are to be used, None being all of them.
+    """
 
     n_draws = 1  # which crop
 
-    def __init__(self, shards: ShardSet, limit: int | None = None):
-        self.shards = shards
-        self.n = len(shards) if limit is None else min(limit, len(shards))
+    def __init__(self, shards: ShardSet, limit: int | None = None, chosen: np.ndarray | None = None):
+        self.shards, self.chosen = shards, chosen
+        n = len(shards) if chosen is None else len(chosen)
+        self.n = n if limit is None else min(limit, n)
         self._shapes: tuple[tuple[int, ...], tuple[int, ...]] | None = None  # (C, h, w), (C, E)
         self._held: tuple[np.ndarray, np.ndarray] | None = None  # (n, C, L), (n, C, E)
 
@@ -142,6 +147,7 @@ class LatentBatches:
 
     def _read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (C, L) and embeddings (C, E); UserError where samples differ in crops, tokens or dimensions."""
+        i = self._number(i)
         tokens_Chw, clip_CE = read_latent(self.shards, i)
         self._shapes = self._shapes or (tokens_Chw.shape, clip_CE.shape)
         if (tokens_Chw.shape, clip_CE.shape) != self._shapes:
@@ -150,6 +156,65 @@ class LatentBatches:
                 "first sample; run `clipgen encode` again for the whole folder"
             )
         return tokens_Chw.reshape(len(tokens_Chw), -1), clip_CE
+
+    def _number(self, i: int) -> int:
+        return i if self.chosen is None else int(self.chosen[i])
+
+
+class CaptionedLatentBatches(LatentBatches):
+    """Cached latents with one caption of each picture, {"tokens", "clip", "caption": list of B texts}.
+
+    With `embeddings` a caption comes as CLIP knows it: "clip" is its embedding, and not that of the picture.
+    """
+
+    n_draws = 2  # which crop, which caption
+
+    def __init__(self, shards: ShardSet, chosen: np.ndarray, limit: int | None = None, embeddings: bool = False):
+        super().__init__(shards, limit, chosen)
+        self.embeddings = embeddings
+        self._texts: list[list[str] | np.ndarray] | None = None
+
+    def load(self, memory_limit_bytes: int) -> None:
+        super().load(memory_limit_bytes)
+        if self._held is not None and self._texts is None:  # captions are small beside that
+            self._texts = [self._texts_of(i) for i in range(self.n)]
+
+    def train(self, rows: Sequence[int], draws_B2: np.ndarray) -> Batch:
+        """A crop and a caption of each picture, chosen by `draws_B2`, numbers in [0, 1)."""
+        return self._with_text(super().train(rows, draws_B2[:, :1]), rows, draws_B2[:, 1])
+
+    def plain(self, rows: Sequence[int]) -> Batch:
+        """The first of both."""
+        return self._with_text(super().plain(rows), rows, np.zeros(len(rows)))
+
+    def _with_text(self, batch: Batch, rows: Sequence[int], draws_B: np.ndarray) -> Batch:
+        every = [self._texts[i] if self._texts is not None else self._texts_of(i) for i in rows]
+        chosen = [own[int(draw * len(own))] for own, draw in zip(every, draws_B, strict=True)]
+        if self.embeddings:
+            return batch | {"clip": torch.from_numpy(np.stack(chosen).astype(np.float32))}
+        return batch | {"caption": chosen}
+
+    def _texts_of(self, i: int) -> list[str] | np.ndarray:
+        i = self._number(i)
+        sample = self.shards[i]
+        if not self.embeddings:
+            return decode_captions(sample)
+        where = self.shards.where(i)
+        return decode_npy(member(sample, "text_clip.npy", where), f"{where}, text_clip.npy")
+
+
+def captioned(shards: ShardSet, share: float = 1.0, limit: int | None = None) -> tuple[np.ndarray, int]:
+    """(Numbers of the samples that have a caption and lie in the `share`, how many lie in it); of the first `limit`.
+
+    A share is chosen by a hash of the key: what is in 1 % is in 10 % too.
+    """
+    n = len(shards) if limit is None else min(limit, len(shards))
+    within = [i for i in _progress(n, "looking for captions") if in_share(shards.key(i), share)]
+    return np.array([i for i in within if decode_captions(shards[i])], np.int64), len(within)
+
+
+def in_share(key: str, share: float) -> bool:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") < share * 2**64
 
 
 def read_latent(shards: ShardSet, i: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,15 +7,26 @@ counts optimizer steps (two a batch for a GAN).
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from clipgen.data.batches import Batch, CaptionedBatches, ImageBatches, LatentBatches, read_latent
-from clipgen.data.manifest import Manifest
+from clipgen.data.batches import (
+    Batch,
+    CaptionedBatches,
+    CaptionedLatentBatches,
+    ImageBatches,
+    LatentBatches,
+    captioned,
+    read_latent,
+)
+from clipgen.data.manifest import Manifest, Shard
+from clipgen.data.sample import decode_captions
 from clipgen.data.shards import ShardSet
 from clipgen.data.stream import BatchSchedule, draws
 from clipgen.data.transforms import Size
@@ -58,9 +69,14 @@ class _Data(pl.LightningDataModule):
             rank, world = self.trainer.global_rank, self.trainer.world_size
             if 0 < self.start < self.steps:
                 _reopen(self.trainer.fit_loop)
-        shards = self.manifest.of_split("train")
-        schedule = BatchSchedule(self.n_train, self.batch_size, self.seed, self.start, self.steps, rank, world, shards)
+        schedule = BatchSchedule(
+            self.n_train, self.batch_size, self.seed, self.start, self.steps, rank, world, self._windows()
+        )
         return self._loader(_TrainingBatches(self.train_batches, schedule), _Remaining(self.start, self.steps))
+
+    def _windows(self) -> list[Shard]:
+        """The shards that the samples to train on lie in."""
+        return self.manifest.of_split("train")
 
     def val_dataloader(self) -> DataLoader | list:
         """All validation samples, on every rank: their mean is then exact, and no rank waits for another."""
@@ -171,6 +187,45 @@ class LatentData(_Data):
         if stage == "fit":
             self.train_batches.load(self.memory_limit_bytes)
         self.val_batches.load(self.memory_limit_bytes)
+
+
+class CaptionedLatentData(LatentData):
+    """`LatentData` of the pictures that have captions, with one of them drawn each time, "caption": list of B texts.
+
+    Only captions of the `share` of the training pictures are used, chosen by their keys; the other pictures are left
+    out. With `embeddings` "clip" is the embedding of the caption. `in_share` tells how many pictures are in the share,
+    `n_train` how many of them have a caption. UserError where none has.
+    """
+
+    def __init__(self, latents: str | Path, *arguments, share: float = 1.0, embeddings: bool = False, **options):
+        super().__init__(latents, *arguments, **options)
+        self.samples = self.n_train
+        shards, held_out = self.shards("train"), self.shards("val")
+        chosen, self.in_share = captioned(shards, share)
+        if not len(chosen):
+            if share < 1 and len(captioned(shards)[0]):
+                raise UserError(
+                    f"captions_share={share:g} of the {self.samples:,} images of {latents} leaves none that has a "
+                    "caption; take a larger share"
+                )
+            raise UserError(
+                f"no image of {latents} has a caption; pack the images again with captions=FILE (or sidecar: a .txt "
+                "beside each) into other shards, and encode those"
+            )
+        of_val, _ = captioned(held_out, limit=self.n_val)
+        self.n_train, self.n_val = len(chosen), len(of_val)
+        self.train_batches = CaptionedLatentBatches(shards, chosen, embeddings=embeddings)
+        self.val_batches = CaptionedLatentBatches(held_out, of_val, embeddings=embeddings)
+
+    def captions(self) -> Iterator[str]:
+        """Every caption that may be used in training."""
+        for i in self.train_batches.chosen:
+            yield from decode_captions(self.train_batches.shards[int(i)])
+
+    def _windows(self) -> list[Shard]:
+        ends = np.cumsum([shard.samples for shard in self.manifest.of_split("train")])
+        counts = np.diff(np.searchsorted(self.train_batches.chosen, ends), prepend=0).tolist()
+        return [replace(shard, samples=n) for shard, n in zip(self.manifest.of_split("train"), counts, strict=True)]
 
 
 class _Numbered(Dataset):

@@ -180,6 +180,11 @@ class ShardSet(Sequence[Sample]):
         index, row = self._find(i)
         return index.read(row)
 
+    def key(self, i: int) -> str:
+        """The key of sample `i`."""
+        index, row = self._find(i)
+        return index.key(row)
+
     def where(self, i: int) -> str:
         """Sample `i` in words, for messages: its shard and key."""
         index, row = self._find(i)

@@ -101,6 +101,11 @@ def bridge(
     return knn(condition_BE, place(bank_NE, statistics, centred)) if nearest else condition_BE
 
 
+def of_texts(text_BE: Tensor, statistics: Statistics, centred: bool = True) -> Tensor:
+    """The unit conditions that text embeddings are to a model trained on texts: no gap lies between."""
+    return centre(text_BE, statistics["text_mean"]) if centred else F.normalize(text_BE.float(), dim=-1)
+
+
 def place(image_BE: Tensor, statistics: Statistics, centred: bool = True) -> Tensor:
     """The unit conditions that image embeddings are in training."""
     return centre(image_BE, statistics["image_mean"]) if centred else F.normalize(image_BE.float(), dim=-1)

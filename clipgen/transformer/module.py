@@ -4,6 +4,7 @@ B batch, L image tokens, V codebook size, E embedding size
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -14,25 +15,22 @@ from clipgen.schedule import SCHEDULES, seed_batch, set_learning_rates
 from clipgen.transformer.condition import centre, noise_to_cosine
 from clipgen.transformer.execution import shard
 from clipgen.transformer.loss import Reconstruction, embedding_loss, one_code_each, token_loss
-from clipgen.transformer.model import Transformer
+from clipgen.transformer.model import CausalTransformer, Transformer
 from clipgen.transformer.optim import make_optimizers
 from clipgen.transformer.order import draw_orders, random_share
 
 
-class TransformerModule(pl.LightningModule):
-    """Cross-entropy of the tokens given the centred image embedding, noised to a cosine that the model is told.
+class TokenModule(pl.LightningModule):
+    """What trainings of a model of image tokens share; one says by `draw` and `losses` what is learnt of a batch.
 
-    `min_level` is the least cosine that is drawn; the levels are uniform between it and 1. A batch is worked off in
-    `accumulate` parts. With `rar` the tokens come in random orders, until between the shares `rar_anneal` of the
-    training these give way to raster order, in half of the rows where the Transformer is to know `any_order`. With
-    `aux_weight`, a linear head on the mean of the last hidden states has to tell the embedding; `reconstruction` asks
-    it of the decoded image.
+    A batch is worked off in `accumulate` parts. Batch b draws by (seed, b), so that a resumed training is exact.
     """
+
+    stage: str
 
     def __init__(
         self,
-        transformer: Transformer,
-        image_mean_E: Tensor,
+        transformer: CausalTransformer,
         steps: int,
         optimizer: str = "muon",
         lr: float = 3e-3,
@@ -42,13 +40,8 @@ class TransformerModule(pl.LightningModule):
         schedule: str = "linear",
         lr_final: float = 0.02,
         accumulate: int = 1,
-        min_level: float = 0.5,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
-        rar: bool = False,
-        rar_anneal: Sequence[float] = (0.5, 0.75),
-        aux_weight: float = 0.0,
-        reconstruction: Reconstruction | None = None,
         clip_norm: float = 1.0,
         seed: int = 0,
         settings: dict | None = None,
@@ -57,18 +50,22 @@ class TransformerModule(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.transformer = transformer
-        self.register_buffer("image_mean_E", image_mean_E.float(), persistent=False)
-        width, embed_dim = transformer.embed.embedding_dim, len(image_mean_E)
-        self.aux = nn.Linear(width, embed_dim, bias=False) if aux_weight else None
+        self.aux: nn.Module | None = None
         self.steps, self.optimizer, self.lr, self.muon_lr, self.weight_decay = (
             steps, optimizer, lr, muon_lr, weight_decay,
         )  # fmt: skip
         self.warmup, self.factor, self.lr_final, self.accumulate = warmup, SCHEDULES[schedule], lr_final, accumulate
-        self.min_level, self.label_smoothing, self.z_loss = min_level, label_smoothing, z_loss
-        self.rar, self.rar_anneal = rar, rar_anneal
-        self.aux_weight, self.reconstruction, self.clip_norm = aux_weight, reconstruction, clip_norm
+        self.label_smoothing, self.z_loss, self.clip_norm = label_smoothing, z_loss, clip_norm
         self.seed, self.settings, self.inputs = seed, settings or {}, inputs or {}
         self.batches = 0
+
+    def draw(self, batch: dict) -> dict[str, Tensor]:
+        """The arguments of `losses`: a rank has the rows that it would have of one rank's larger batch."""
+        raise NotImplementedError
+
+    def losses(self, **drawn: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is minimised, and its parts to log."""
+        raise NotImplementedError
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:  # trainer.strategy=fsdp
@@ -100,6 +97,45 @@ class TransformerModule(pl.LightningModule):
         self.log_dict({f"train/{name}": value for name, value in means.items()})
         self.log("loss", means["loss"], prog_bar=True, logger=False)
         self.log("lr", self.lr * factor)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        kept = {"batches": self.batches, "settings": self.settings, "inputs": self.inputs}
+        checkpoint["clipgen"] = {"stage": self.stage, **kept}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.batches = checkpoint["clipgen"]["batches"]
+
+
+class TransformerModule(TokenModule):
+    """Cross-entropy of the tokens given the centred image embedding, noised to a cosine that the model is told.
+
+    `min_level` is the least cosine that is drawn; the levels are uniform between it and 1. With `rar` the tokens come
+    in random orders, until between the shares `rar_anneal` of the training these give way to raster order, in half of
+    the rows where the Transformer is to know `any_order`. With `aux_weight`, a linear head on the mean of the last
+    hidden states has to tell the embedding; `reconstruction` asks it of the decoded image. `training` is what
+    `TokenModule` takes.
+    """
+
+    stage = "transformer"
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        image_mean_E: Tensor,
+        steps: int,
+        min_level: float = 0.5,
+        rar: bool = False,
+        rar_anneal: Sequence[float] = (0.5, 0.75),
+        aux_weight: float = 0.0,
+        reconstruction: Reconstruction | None = None,
+        **training: Any,
+    ):
+        super().__init__(transformer, steps, **training)
+        self.register_buffer("image_mean_E", image_mean_E.float(), persistent=False)
+        width, embed_dim = transformer.embed.embedding_dim, len(image_mean_E)
+        self.aux = nn.Linear(width, embed_dim, bias=False) if aux_weight else None
+        self.min_level, self.rar, self.rar_anneal = min_level, rar, rar_anneal
+        self.aux_weight, self.reconstruction = aux_weight, reconstruction
 
     def draw(self, batch: dict) -> dict[str, Tensor]:
         """The arguments of `losses`: a rank has the rows that it would have of one rank's larger batch."""
@@ -173,10 +209,3 @@ class TransformerModule(pl.LightningModule):
         condition_BE = centre(batch["clip"], self.image_mean_E)
         loss = token_loss(self.transformer.outputs(batch["tokens"], condition_BE, level_B)[1], batch["tokens"])
         self.log("val/loss", loss, prog_bar=True, batch_size=len(level_B))
-
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        kept = {"batches": self.batches, "settings": self.settings, "inputs": self.inputs}
-        checkpoint["clipgen"] = {"stage": "transformer", **kept}
-
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.batches = checkpoint["clipgen"]["batches"]

@@ -13,6 +13,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from clipgen.transformer.condition import Conditioner
+
 
 class PackedLinear(nn.Module):
     """What `linear` computes, in float32, without gradients."""
@@ -33,14 +35,17 @@ class PackedLinear(nn.Module):
 def prepared(model: nn.Module, precision: str = "fp32") -> nn.Module:
     """A copy of `model` for sampling, of which only what differs takes memory; `model` itself where nothing would.
 
-    "fp32" on a CPU: packed linear layers. "bf16": all but the conditioner in bf16. Later changes of the weights do not
+    "fp32" on a CPU: packed linear layers. "bf16": all but a conditioner in bf16. Later changes of the weights do not
     reach the copy.
     """
     if precision == "bf16":
-        made = copy.deepcopy(model, {id(model.conditioner): model.conditioner})
-        made.conditioner = None
+        kept = {name: module for name, module in model.named_children() if isinstance(module, Conditioner)}
+        made = copy.deepcopy(model, {id(module): module for module in kept.values()})
+        for name in kept:
+            setattr(made, name, None)
         made.bfloat16()
-        made.conditioner = model.conditioner
+        for name, module in kept.items():
+            setattr(made, name, module)
         return made
     if next(model.parameters()).device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return model

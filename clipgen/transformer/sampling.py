@@ -1,4 +1,4 @@
-"""Sampling of image tokens: free functions that know nothing of the model but its prefix, its step and its cache.
+"""Sampling of image tokens: free functions that know nothing of a model but its prefix, its step and its cache.
 
 B images, R rows of a pass (B, 2·B or 3·B), P prefix tokens, D width, V codebook size, C codes to draw from,
 L image tokens
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clipgen.transformer.model import Transformer
+from clipgen.transformer.model import CausalTransformer
 
 GUIDANCE_POWER = 2.75  # RAR's, of its largest models
 SCHEDULES = ("constant", "power_cosine")
@@ -76,14 +76,14 @@ def draw(p_BC: Tensor, uniform_B: Tensor) -> Tensor:
     return torch.searchsorted(cumulative_BC, at_B1, right=True)[:, 0]
 
 
-def generate(model: Transformer, *arguments, **options) -> Tensor:
+def generate(model: CausalTransformer, *arguments, **options) -> Tensor:
     """Tokens (B, h, w); `sample`'s arguments."""
     return sample(model, *arguments, **options).token_Bhw
 
 
 @torch.inference_mode()
 def sample(
-    model: Transformer,
+    model: CausalTransformer,
     condition_BE: Tensor,
     level_B: Tensor,
     seeds: Sequence[int],
@@ -100,6 +100,8 @@ def sample(
 ) -> Sampled:
     """B images' tokens; image i depends on `seeds[i]` and on no other image of the batch.
 
+    A condition is what the model's `prefix` takes: of a `Transformer` an embedding (B, E) with its level, of a
+    `PairedTransformer` token ids (B, P), to which the level means nothing.
     `negative_BE` takes the null's place in guidance. A model trained for guidance in one pass (`gft`) is told the scale
     instead, at least 1. Tokens of `given` are kept; a model trained in any order is shown all of them first, any other
     draws each token knowing those before it in raster order. With `prefer` the null is asked whatever the guidance, and
@@ -111,18 +113,19 @@ def sample(
     uniform_LB = uniform_BL.double().t().contiguous().to(device)
     told = guidance_scale if model.gft and negative_BE is None else 1.0
     assert told >= 1.0
-    prefixes = [model.conditioner(condition_BE, level_B, torch.full_like(level_B, 1 / told))]  # arXiv 2501.15420's beta
+    prefixes = [model.prefix(condition_BE, level_B, 1 / told)]  # arXiv 2501.15420's beta
     guidance_scale = guidance_scale if told == 1.0 else 1.0
     contrasted = guidance_scale != 1.0 or prefer
     if contrasted:  # one batched pass: the conditioned rows, then the others
-        null = model.conditioner.null(B) if negative_BE is None else model.conditioner(negative_BE, level_B)
-        prefixes.append(null.to(prefixes[0].dtype))
+        prefixes.append(model.null_prefix(B) if negative_BE is None else model.prefix(negative_BE, level_B))
     if prefer and told != 1.0:
-        prefixes.append(model.conditioner(condition_BE, level_B))
+        prefixes.append(model.prefix(condition_BE, level_B))
     unguided = slice(2 * B, None) if len(prefixes) == 3 else slice(B)
-    prefix_RPD = torch.cat(prefixes).to(model.embed.weight.dtype)
+    prefix_RPD = torch.cat([x_BPD.to(model.embed.weight.dtype) for x_BPD, _ in prefixes])
     R = len(prefix_RPD)
     cache = model.new_cache(R, _dtype(model), device)
+    if (first_BP := prefixes[0][1]) is not None:
+        cache.hidden_BP = torch.cat([first_BP, *(hidden_BP for _, hidden_BP in prefixes[1:])])
     token_BL = torch.empty(B, L, dtype=torch.long, device=device)
     preference_B = torch.zeros(B, device=device) if prefer else None
     known_L = torch.zeros(L, dtype=torch.bool) if given is None else given.known_L.cpu()
@@ -156,6 +159,6 @@ def sample(
     return Sampled(token_BL.view(B, *model.grid), preference_B)
 
 
-def _dtype(model: Transformer) -> torch.dtype:
+def _dtype(model: CausalTransformer) -> torch.dtype:
     device = model.place_LD.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.place_LD.dtype

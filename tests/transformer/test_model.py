@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipgen.transformer import model as model_module
+from clipgen.transformer import blocks
+from clipgen.transformer.blocks import attend, rotate
 from clipgen.transformer.cache import KVCache
-from clipgen.transformer.model import Transformer, attend, rotary_2d, rotate
+from clipgen.transformer.model import Transformer, rotary_2d
 
 GRID = (3, 4)
 L = 12
@@ -32,7 +33,7 @@ def inputs(batch: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 @torch.no_grad()
 @pytest.mark.parametrize("plain", [True, False])
 def test_a_token_changes_later_logits_only(monkeypatch, plain):
-    monkeypatch.setattr(model_module, "PLAIN_ATTENTION_UP_TO", 512 if plain else 0)
+    monkeypatch.setattr(blocks, "PLAIN_ATTENTION_UP_TO", 512 if plain else 0)
     model, (tokens_BL, condition_BE, level_B) = transformer(), inputs()
     before = model(tokens_BL, condition_BE, level_B)
     assert before.shape == (2, L, 20)
@@ -56,7 +57,7 @@ def test_every_logit_depends_on_the_condition_and_the_level():
 @torch.no_grad()
 @pytest.mark.parametrize("plain", [True, False])
 def test_steps_with_a_cache_give_the_logits_of_the_whole(monkeypatch, plain):
-    monkeypatch.setattr(model_module, "PLAIN_ATTENTION_UP_TO", 512 if plain else 0)
+    monkeypatch.setattr(blocks, "PLAIN_ATTENTION_UP_TO", 512 if plain else 0)
     model, (tokens_BL, condition_BE, level_B) = transformer(), inputs()
     wanted = model(tokens_BL, condition_BE, level_B)
     cache = KVCache(2, 2, 2, model.n_prefix + L - 1, 16, torch.float32, "cpu")
@@ -77,7 +78,7 @@ CASES = [(7, 7, True), (1, 7, True), (1, 1, True), (3, 7, True), (7, 7, False), 
 
 @pytest.mark.parametrize(("new", "all_", "plain"), CASES)
 def test_attention_is_torchs_whichever_kernel_runs(monkeypatch, new, all_, plain):
-    monkeypatch.setattr(model_module, "PLAIN_ATTENTION_UP_TO", 512 if plain else 0)
+    monkeypatch.setattr(blocks, "PLAIN_ATTENTION_UP_TO", 512 if plain else 0)
     q, k, v = heads(new, 1), heads(all_, 2), heads(all_, 3)
     seen_ST = torch.ones(all_, all_, dtype=torch.bool).tril()[all_ - new :]  # the last `new` positions
     wanted = F.scaled_dot_product_attention(q, k, v, attn_mask=seen_ST)

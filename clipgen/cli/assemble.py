@@ -1,0 +1,123 @@
+"""Checkpoints → generator: of a run's stages, of either kind, with what sampling needs to know of the latents."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipgen.check import check_sampling
+from clipgen.checkpoint import read_checkpoint, submodule, weights_sha256
+from clipgen.cli.build import load_clip_once, load_tokenizer, load_transformer, tokenizer_path
+from clipgen.cli.imports import check_inputs
+from clipgen.cli.latents import check_latents
+from clipgen.cli.say import say
+from clipgen.clip.frozen import FrozenClip
+from clipgen.config import asdict_of
+from clipgen.data.manifest import Manifest
+from clipgen.errors import UserError
+from clipgen.paired.model import PairedTransformer
+from clipgen.paired.text import FILE as TEXT
+from clipgen.paired.text import Text
+from clipgen.paired_pipeline import PairedGen
+from clipgen.pipeline import ClipGen
+from clipgen.tokenizer.vqgan import VQGAN
+from clipgen.transformer.model import CausalTransformer
+from data_prep.statistics import bank, load_statistics
+
+
+def transformer_checkpoint(folder: Path) -> Path:
+    """The best by validation, or the last where there was nothing to validate on."""
+    best = folder / "best.ckpt"
+    return best if best.exists() else folder / "last.ckpt"
+
+
+def export(cfg, tokenizer: Path, transformer: Path, latents: Path, out: Path, stage: str = "transformer") -> ClipGen:
+    """A folder that needs nothing else: safetensors, config, model card, and the CLIP where it is a local one."""
+    pipeline = ASSEMBLERS[stage](cfg, tokenizer, transformer, latents)
+    pipeline.save_pretrained(out)
+    return pipeline
+
+
+def assemble_stage(cfg, folder: Path, device: str | torch.device = "cpu") -> ClipGen:
+    """The generator of a stage folder of either kind, with the tokenizer and the latents of `cfg`."""
+    stage = json.loads((folder / "stage.json").read_text(encoding="utf-8"))["stage"]
+    return ASSEMBLERS[stage](cfg, tokenizer_path(cfg), transformer_checkpoint(folder), Path(cfg.latents), device)
+
+
+def assemble(
+    cfg, tokenizer: Path, transformer: Path, latents: Path, device: str | torch.device = "cpu"
+) -> ClipGen:
+    """The generator of two checkpoints, with the statistics of the latents; UserError where they do not fit."""
+    clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
+    vqgan, vqgan_settings, sha256 = load_tokenizer(tokenizer, cfg.tokenizer.ckpt_config)
+    model, model_settings, inputs = load_transformer(transformer)
+    with_latents = model.centred or (latents / "manifest.json").exists()
+    if with_latents:
+        check_latents(Manifest.load(latents, "latents"), str(latents), tokenizer, sha256, clip)
+    _check_fits(transformer, model_settings, vqgan, tokenizer, clip)
+    check_sampling(cfg.sampling, cfg.bank, vqgan.quantizer.codebook_size)
+    statistics, bank_NE = (load_statistics(latents), bank(latents, cfg.bank)) if with_latents else ({}, None)
+    trained_with = {"tokenizer": (sha256, str(tokenizer)), "CLIP": (clip.identity.fingerprint(), clip.identity.model)}
+    check_inputs(transformer, inputs, trained_with | mean_of(model.condition, statistics, latents, model.centred))
+    sampling = fitting(asdict_of(cfg.sampling), model, with_latents)
+    return ClipGen(
+        vqgan, model, clip, statistics, sampling,
+        {"tokenizer": vqgan_settings, "transformer": model_settings}, device, bank_NE,
+    )  # fmt: skip
+
+
+def assemble_paired(
+    cfg, tokenizer: Path, paired: Path, latents: Path, device: str | torch.device = "cpu"
+) -> PairedGen:
+    """The generator of a tokenizer and of a checkpoint of stage=paired, with the text.model beside it."""
+    clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
+    vqgan, vqgan_settings, sha256 = load_tokenizer(tokenizer, cfg.tokenizer.ckpt_config)
+    checkpoint = read_checkpoint(paired, "paired")
+    kept = checkpoint["clipgen"]
+    settings, text = kept["settings"]["paired"], Text.load(paired.parent / TEXT)
+    _check_fits(paired, settings, vqgan, tokenizer)
+    check_sampling(cfg.sampling, cfg.bank, vqgan.quantizer.codebook_size)
+    of_text = text.sha256, str(paired.parent / TEXT)
+    check_inputs(paired, kept["inputs"], {"tokenizer": (sha256, str(tokenizer)), "text": of_text})
+    model = PairedTransformer(**settings)
+    model.load_state_dict(submodule(checkpoint, "transformer"))
+    sampling = fitting(asdict_of(cfg.sampling), model)
+    return PairedGen(vqgan, model, clip, text, sampling, {"tokenizer": vqgan_settings, "paired": settings}, device)
+
+
+ASSEMBLERS = {"transformer": assemble, "paired": assemble_paired}
+
+
+def _check_fits(path: Path, settings: dict[str, Any], vqgan: VQGAN, tokenizer: Path, clip: FrozenClip | None = None):
+    parts, of_clip = {"grid": list(vqgan.grid), "codebook_size": vqgan.quantizer.codebook_size}, ""
+    if clip is not None:
+        parts["embed_dim"], of_clip = clip.identity.embed_dim, f" and clip.model={clip.identity.model}"
+    for key, value in parts.items():
+        if (trained := settings[key]) != value:
+            raise UserError(
+                f"{path} was trained for {key} {trained}, but {tokenizer}{of_clip} have {value}; give those that it "
+                "was trained with"
+            )
+
+
+def mean_of(
+    condition: str, statistics: dict[str, torch.Tensor], latents: str | Path, centred: bool
+) -> dict[str, tuple[str, str]]:
+    """The mean of `image` or `text` that conditions are centred by, as `check_inputs` takes it; or nothing."""
+    mean = f"{condition}_mean"
+    return {mean: (weights_sha256({mean: statistics[mean]}), str(latents))} if centred else {}
+
+
+def fitting(sampling: dict[str, Any], model: CausalTransformer, with_latents: bool = True) -> dict[str, Any]:
+    """The sampling defaults of a model folder, each changed, and said so, that this Transformer cannot follow."""
+    if not with_latents:
+        sampling["bridge"] = "none"
+        say("there are no latents, so nothing is known of the gap: sampling.bridge=none, as in the paper")
+    if not model.knows_null and sampling["guidance_scale"] != 1:
+        sampling["guidance_scale"] = 1.0
+        say("the Transformer knows no null (transformer.cond_drop_prob=0): sampling.guidance_scale=1")
+    if sampling["fidelity"] < model.least_level:
+        sampling["fidelity"] = model.least_level
+        say(f"the Transformer has seen no level below {model.least_level:g}: sampling.fidelity={model.least_level:g}")
+    return sampling

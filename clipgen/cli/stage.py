@@ -1,0 +1,104 @@
+"""What every stage does around its own: begins or goes on with its folder, trains to the end, marks it as done."""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from PIL import Image
+
+from clipgen.checkpoint import read_checkpoint, weights_sha256
+from clipgen.cli.build import make_trainer
+from clipgen.cli.machine import peak_memory_mb, pick_device
+from clipgen.cli.record import Record, begin
+from clipgen.cli.say import say
+from clipgen.config import Config
+from clipgen.data.module import CaptionedLatentData
+from clipgen.errors import UserError
+from clipgen.ranks import from_rank_zero, rank, same_on_ranks, world_size
+
+PREVIEWS = 8  # pictures in a grid
+SAMPLED = ("guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "min_p")  # settings of previews
+
+
+def refuse_own(start: str, folder: Path, key: str) -> None:
+    """Training into the folder that holds its own start would set that aside, or delete it."""
+    own = folder.resolve(), folder.with_name(folder.name + ".previous").resolve()
+    if Path(start).resolve().parent in own:
+        raise UserError(
+            f"{key}={start} lies in the folder that this training writes into; copy it elsewhere, or train under "
+            "another name= (with shards= of this one)"
+        )
+
+
+def start(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, Any]) -> Record:
+    record, changes = from_rank_zero(lambda: begin(folder, stage, settings, inputs))
+    if changes:
+        named = re.compile(r"^inputs\.(images|latents|clip|perceptual_weights)\b.*")
+        changes = [named.sub(r"the \1 changed", change) for change in changes]
+        say(f"{stage}: begins anew, since {', '.join(changes)} (the old one is in {folder}.previous)")
+    elif record.done:
+        say(f"{stage}: done already ({record.seconds:.0f} s), skipped")
+    elif (folder / "last.ckpt").exists():
+        say(f"{stage}: continues from {folder / 'last.ckpt'}")
+    return record
+
+
+def fit(
+    cfg: Config,
+    record: Record,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    batch_size: int,
+    draw: Callable[[], Image.Image] | None,
+    finish: Callable[[], None] | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+    shared_out: bool = False,
+) -> None:
+    """Train to the end, or from the last checkpoint to the end, `finish`, and mark the stage as done."""
+    last = record.folder / "last.ckpt"
+    checkpoint = read_checkpoint(last, record.stage)["clipgen"] if last.exists() else {"batches": 0}
+    by_loss = record.stage in ("transformer", "paired")  # of the others the last is used
+    monitor = "val/loss" if data.n_val and by_loss else None
+    if not data.n_val:
+        why = "trainer.val_samples=0" if cfg.trainer.val_samples == 0 else f"{data.folder} has no validation split"
+        say(f"{record.stage}: nothing is validated, as {why}")
+    if data.left_out:
+        say(
+            f"{record.stage}: of {data.n_train:,} images {data.left_out:,} sit out each epoch, other ones every time, "
+            f"as they do not fill a batch of {batch_size:,}"
+        )
+    done = checkpoint["batches"]
+    trainer = make_trainer(
+        cfg.trainer, record.folder, module.steps, done, batch_size, monitor, draw, callbacks, shared_out,
+        validates=data.n_val > 0,
+    )
+    began = time.perf_counter()
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+        if world_size() > 1 and not shared_out:
+            assert same_on_ranks(weights_sha256(module.state_dict())), "the ranks have trained different weights"
+        trainer.save_checkpoint(last, weights_only=False)
+        if finish and rank() == 0:
+            finish()
+    finally:
+        record.seconds += time.perf_counter() - began
+        record.peak_memory_mb = max(record.peak_memory_mb or 0.0, peak_memory_mb(pick_device(cfg.trainer.device)))
+        if rank() == 0:
+            record.save()
+    record.status = "done"
+    if rank() == 0:
+        record.save()
+
+
+def say_used(stage: str, data: CaptionedLatentData, share: float) -> None:
+    """How many images are trained on, where captions are missing or may not be used."""
+    if data.n_train == data.samples:
+        return
+    among = "" if share == 1 else f", of which {data.in_share:,} are in captions_share={share:g}"
+    say(
+        f"{stage}: of {data.samples:,} images{among}, {data.n_train:,} have captions and are trained on; the others "
+        "are left out"
+    )

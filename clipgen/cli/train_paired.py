@@ -1,0 +1,114 @@
+"""Stage `paired`: latents and their captions → CogView's Transformer of text and image."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytorch_lightning as pl
+from PIL import Image
+from torch import Tensor
+
+from clipgen.callbacks.ema import EMA
+from clipgen.check import check_sampling
+from clipgen.cli.build import TOKEN_TRAINING_KEYS, load_tokenizer, paired_settings, tokenizer_path
+from clipgen.cli.latents import check_latents
+from clipgen.cli.machine import check_compiler, pick_device
+from clipgen.cli.record import Record
+from clipgen.cli.say import say
+from clipgen.cli.stage import PREVIEWS, SAMPLED, fit, say_used, start
+from clipgen.cli.stages import clip_in_use
+from clipgen.config import Config, asdict_of
+from clipgen.data.manifest import Manifest
+from clipgen.data.module import CaptionedLatentData
+from clipgen.data.transforms import to_uint8
+from clipgen.paired.model import PairedTransformer
+from clipgen.paired.module import PairedModule
+from clipgen.paired.text import FILE, Text
+from clipgen.picture import image_grid
+from clipgen.ranks import from_rank_zero
+from clipgen.transformer.execution import compile_in_place
+from clipgen.transformer.sampling import generate
+
+LONGEST = 64  # pieces of a text, unless paired.text_length says more: CogView's
+
+
+def train_paired(cfg: Config, folder: Path) -> Record:
+    """Captioned latents → `folder/best.ckpt`, with the pieces of its texts beside it."""
+    m, p = cfg.transformer, cfg.paired
+    latents = Manifest.load(cfg.latents, "latents")
+    path = tokenizer_path(cfg)
+    vqgan, _, sha256 = load_tokenizer(path, cfg.tokenizer.ckpt_config)
+    check_latents(latents, cfg.latents, path, sha256, clip_in_use(cfg))
+    data = CaptionedLatentData(
+        cfg.latents, m.train.batch_size, m.train.steps, cfg.seed, cfg.trainer.num_workers, cfg.trainer.val_samples,
+        share=cfg.captions_share,
+    )  # fmt: skip
+    codebook_size = latents.made_by["tokenizer"]["codebook_size"]
+    check_sampling(cfg.sampling, cfg.bank, codebook_size)
+    device = pick_device(cfg.trainer.device)
+    if cfg.trainer.compile:
+        check_compiler(device)
+    training = {key: value for key, value in asdict_of(m.train).items() if key in (*TOKEN_TRAINING_KEYS, "ema")}
+    scales = {"txt_loss_scale": p.txt_loss_scale, "img_loss_scale": p.img_loss_scale}
+    text, length = read_text(cfg, data)
+    model = paired_settings(cfg, data.grid, codebook_size, len(text), length)
+    settings = {"paired": model, "paired.train": training | {"batch_size": m.train.batch_size} | scales}
+    settings |= {"captions_share": cfg.captions_share, "seed": cfg.seed}
+    say_used("paired", data, cfg.captions_share)
+    record = start(folder, "paired", settings, {"latents": latents.content, "text": text.sha256})
+    if record.done:
+        return record
+    from_rank_zero(lambda: text.save(folder / FILE))
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    say(f"paired: {len(text):,} pieces of text, {length} at most in a caption")
+    transformer = PairedTransformer(**model)
+    transformer.checkpointing = m.train.checkpointing
+    vqgan.to(device)
+
+    def encode(captions: Sequence[str]) -> Tensor:
+        return transformer.layout.prefix(text.encode(captions))
+
+    module = PairedModule(
+        transformer,
+        encode,
+        seed=cfg.seed,
+        settings=settings,
+        inputs={"tokenizer": sha256, "text": text.sha256},
+        **scales,
+        **{key: value for key, value in training.items() if key != "ema"},
+    )
+    if cfg.trainer.compile:
+        compile_in_place(transformer)
+    ema = EMA("transformer", m.train.ema) if m.train.ema else None
+    prompts = list(cfg.prompts)[:PREVIEWS]
+
+    def draw() -> Image.Image:
+        with ema.weights() if ema else nullcontext():
+            return samples()
+
+    def samples() -> Image.Image:
+        shown = prompts or data.val_batches.plain(range(min(PREVIEWS, data.n_val)))["caption"]
+        each, sampling = 4, asdict_of(cfg.sampling)
+        text_BP = encode(shown).repeat_interleave(each, 0).to(device)
+        options = {key: sampling[key] for key in SAMPLED}
+        tokens_Bhw = generate(transformer, text_BP, None, range(len(text_BP)), **options)
+        return image_grid(to_uint8(vqgan.decode(tokens_Bhw).float()).cpu().numpy(), each, shown)
+
+    fsdp = cfg.trainer.strategy == "fsdp"  # then no rank has the weights to draw with
+    fit(
+        cfg, record, module, data, m.train.batch_size, draw if (prompts or data.n_val) and not fsdp else None,
+        callbacks=[ema] if ema else [], shared_out=fsdp,
+    )  # fmt: skip
+    return record
+
+
+def read_text(cfg: Config, data: CaptionedLatentData) -> tuple[Text, int]:
+    """The pieces of the captions that may be used, and how many of them a text may have."""
+    captions = list(data.captions())
+    text = Text.train(captions, cfg.paired.vocab_size)
+    longest = max(map(len, text.encode(captions)))
+    length = cfg.paired.text_length or min(longest, LONGEST)
+    if longest > length:
+        cut = sum(len(own) > length for own in text.encode(captions))
+        say(f"paired: {cut:,} of {len(captions):,} captions are longer than {length} pieces and are cut there")
+    return text, length

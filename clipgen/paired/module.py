@@ -1,0 +1,76 @@
+"""Training of the paired arm from cached latents and their captions.
+
+B batch, P prefix tokens, L image tokens, W pieces and commands
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clipgen.paired.loss import counted, losses_of_rows, mean_where, weighted
+from clipgen.paired.model import PairedTransformer
+from clipgen.ranks import world_size
+from clipgen.schedule import seed_batch
+from clipgen.transformer.module import TokenModule
+
+
+class PairedModule(TokenModule):
+    """Cross-entropy of a caption's pieces and of its image's tokens, weighted by the two scales.
+
+    `encode` takes captions to their prefixes (B, P). A text is left out with the model's `text_drop_prob`: the row has
+    the prefix of an empty text, which is not trained on, and guidance leads away from it. `training` is what
+    `TokenModule` takes.
+    """
+
+    stage = "paired"
+
+    def __init__(
+        self,
+        transformer: PairedTransformer,
+        encode: Callable[[Sequence[str]], Tensor],
+        steps: int,
+        txt_loss_scale: float = 1.0,
+        img_loss_scale: float = 1.0,
+        **training: Any,
+    ):
+        super().__init__(transformer, steps, **training)
+        self.encode = encode
+        self.txt_loss_scale, self.img_loss_scale = txt_loss_scale, img_loss_scale
+
+    def draw(self, batch: dict) -> dict[str, Tensor]:
+        seed_batch(self.seed, self.batches)
+        rank, world = self.global_rank, world_size()
+        size = len(batch["tokens"]) * world
+        dropped_B = torch.rand(size, device=self.device)[rank::world] < self.transformer.text_drop_prob
+        seed_batch(self.seed, self.batches, 1 + rank)  # of what is drawn from here on: dropout
+        text_BP = self.encode(batch["caption"]).to(self.device)
+        null_1P = self.encode([""]).to(self.device)
+        return {
+            "tokens_BL": batch["tokens"],
+            "text_BP": torch.where(dropped_B[:, None], null_1P, text_BP),
+            "dropped_B": dropped_B,
+        }
+
+    def losses(self, tokens_BL, text_BP, dropped_B) -> tuple[Tensor, dict[str, Tensor]]:
+        text_BT, counts_BT, image_BL = self._losses(tokens_BL, text_BP, self.label_smoothing, self.z_loss)
+        counts_BT = counts_BT & ~dropped_B[:, None]
+        loss = weighted(text_BT, counts_BT, image_BL, self.txt_loss_scale, self.img_loss_scale)
+        logged = {"loss": loss, "image": image_BL.mean(), "text": mean_where(text_BT, counts_BT)}
+        return loss, {name: value.detach() for name, value in logged.items()}
+
+    def _losses(self, tokens_BL, text_BP, *smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Nats of prefix tokens 1 … P - 1, which of them count, nats of the image's tokens."""
+        text_logits_BTW, image_logits_BLV = self.transformer.outputs(tokens_BL, text_BP)
+        layout = self.transformer.layout
+        text_BT = losses_of_rows(text_logits_BTW, text_BP[:, 1:] - layout.codebook_size, *smoothing)
+        counts_BT = counted(text_BP, layout.command("PAD"), layout.command("BASE"))
+        return text_BT, counts_BT, losses_of_rows(image_logits_BLV, tokens_BL, *smoothing)
+
+    def validation_step(self, batch: dict, _: int) -> None:
+        """`val/loss` is the image's alone, in nats a token, as that of the other arms."""
+        text_BT, counts_BT, image_BL = self._losses(batch["tokens"], self.encode(batch["caption"]).to(self.device))
+        rows = len(image_BL)
+        self.log("val/loss", image_BL.mean(), prog_bar=True, batch_size=rows)
+        self.log("val/text", mean_where(text_BT, counts_BT), batch_size=rows)

@@ -1,0 +1,125 @@
+"""Model folders: a generator of either kind as config.json, safetensors, a model card and its CLIP; never a pickle."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipgen.checkpoint import load_weights, save_weights
+from clipgen.clip.frozen import LOCAL_DIR, WEIGHT_FILES, ClipIdentity, FrozenClip, load_clip
+from clipgen.data.atomic import replacing, sha256_file, write_json
+from clipgen.errors import UserError
+from clipgen.paired.model import PairedTransformer
+from clipgen.paired.text import FILE as TEXT
+from clipgen.paired.text import Text
+from clipgen.paired_pipeline import PairedGen
+from clipgen.pipeline import BANK, STATISTICS, ClipGen
+from clipgen.tokenizer.vqgan import VQGAN
+from clipgen.transformer.model import Transformer
+
+FORMAT = 1
+MEANS = ("image_mean", "text_mean")
+
+
+def load(folder: str | Path, device: str | torch.device = "cpu") -> ClipGen:
+    """The generator in a folder; UserError when a part is missing or does not fit."""
+    folder = Path(folder)
+    config = _read_config(folder)
+    kind = config.get("kind", ClipGen.kind)
+    if kind not in (ClipGen.kind, PairedGen.kind):
+        raise UserError(f"{folder}/config.json is of kind {kind}, which this clipgen does not know; update clipgen")
+    try:
+        settings, wanted, sampling = config["settings"], config["clip"], config["sampling"]
+        vqgan = VQGAN(**settings["tokenizer"])
+        paired = kind == PairedGen.kind
+        network = PairedTransformer(**settings["paired"]) if paired else Transformer(**settings["transformer"])
+        clip = _load_clip(folder, **{key: wanted[key] for key in ("folder", "model", "pretrained", "fingerprint")})
+    except (KeyError, TypeError) as problem:
+        raise UserError(f"{folder}/config.json is not readable ({problem}); export the model again") from problem
+    for part, name in ((vqgan, "tokenizer"), (network, "transformer")):
+        path = folder / f"{name}.safetensors"
+        try:
+            part.load_state_dict(load_weights(path))
+        except RuntimeError as problem:
+            raise UserError(f"{path} does not fit {folder / 'config.json'}; export the model again") from problem
+    if paired:
+        return PairedGen(vqgan, network, clip, Text.load(folder / TEXT), sampling, settings, device)
+    path = folder / STATISTICS
+    statistics = load_weights(path)
+    for mean in MEANS:
+        if network.centred and mean not in statistics:
+            raise UserError(f"{path} has no {mean}; export the model again")
+    bank_NE = load_weights(folder / BANK)["image"] if (folder / BANK).is_file() else None
+    return ClipGen(vqgan, network, clip, statistics, sampling, settings, device, bank_NE)
+
+
+def _load_clip(at: Path, folder: bool, model: str | None, pretrained: str | None, fingerprint: str) -> FrozenClip:
+    name = f"{LOCAL_DIR}{at / 'clip'}" if folder else model
+    clip = load_clip(name, pretrained)
+    if clip.identity.fingerprint() != fingerprint:
+        raise UserError(
+            f"model={at} was trained with CLIP {fingerprint[:8]}… but {name} is "
+            f"{clip.identity.fingerprint()[:8]}…; export it again, or bring the weights of then"
+        )
+    return clip
+
+
+def save(pipeline: ClipGen, folder: Path) -> None:
+    """Write all of it, config.json last."""
+    identity = pipeline.clip.identity
+    local = identity.model.startswith(LOCAL_DIR)
+    if local:
+        identity = _copy_clip(pipeline.clip, Path(identity.model.removeprefix(LOCAL_DIR)), folder / "clip")
+    save_weights(pipeline.vqgan.state_dict(), folder / "tokenizer.safetensors")
+    save_weights(pipeline.transformer.state_dict(), folder / "transformer.safetensors")
+    for name, content in ({STATISTICS: None, BANK: None, TEXT: None} | pipeline.own_files()).items():
+        if content is None:
+            (folder / name).unlink(missing_ok=True)
+        elif isinstance(content, bytes):
+            with replacing(folder / name) as path:
+                path.write_bytes(content)
+        else:
+            save_weights(content, folder / name)
+    clip = {
+        "folder": local,
+        "model": None if local else identity.model,
+        "pretrained": identity.pretrained,
+        "sha256": identity.sha256,
+        "fingerprint": identity.fingerprint(),
+    }
+    with replacing(folder / "README.md") as path:
+        path.write_text(pipeline.card(), encoding="utf-8")
+    config = {"format": FORMAT, "kind": pipeline.kind, "settings": pipeline.settings}
+    write_json(folder / "config.json", config | {"sampling": pipeline.sampling, "clip": clip})
+
+
+def _copy_clip(clip: FrozenClip, source: Path, target: Path) -> ClipIdentity:
+    if source.resolve() == target.resolve():
+        return clip.identity
+    for file in sorted(source.iterdir()):
+        if file.is_file() and file.suffix in (".json", ".safetensors", ".txt", ".model"):
+            with replacing(target / file.name) as path:
+                shutil.copyfile(file, path)
+    if any((source / name).is_file() for name in WEIGHT_FILES if name.endswith(".safetensors")):
+        return clip.identity
+    weights = target / WEIGHT_FILES[0]  # they came as a pickle
+    save_weights(clip.model.state_dict(), weights)
+    return dataclasses.replace(clip.identity, sha256=sha256_file(weights))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = config["format"]
+    except FileNotFoundError as problem:
+        raise UserError(
+            f"model={folder} has no config.json; give the model folder of a run, such as outputs/NAME/model"
+        ) from problem
+    except (ValueError, KeyError, TypeError) as problem:
+        raise UserError(f"{folder}/config.json is not readable ({problem}); export the model again") from problem
+    if found != FORMAT:
+        raise UserError(f"{folder}/config.json has format {found}, but this clipgen reads {FORMAT}; update clipgen")
+    return config
