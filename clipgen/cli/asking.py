@@ -19,6 +19,7 @@ from tqdm import tqdm
 from clipgen.cli.build import load_clip_once
 from clipgen.cli.machine import pick_device
 from clipgen.cli.record import FILE as STAGE
+from clipgen.cli.say import say
 from clipgen.clip.frozen import load_clip
 from clipgen.config import Config
 from clipgen.data.atomic import fingerprint, replacing, write_json
@@ -43,12 +44,12 @@ def find_world(cfg: Config) -> World:
             f"shards={cfg.shards} have {len(captions)} captions to validate with, so there is nothing to ask for; "
             "pack them with captions, or give prompts=[…]"
         )
-    conditioning = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
-    c, clip = cfg.compare, conditioning
+    c, clip = cfg.compare, load_clip_once(cfg.clip.model, cfg.clip.pretrained)
     if c.judge_model:
         clip = load_clip(c.judge_model, c.judge_pretrained).to(pick_device(cfg.trainer.device))
-    circular = clip.identity.fingerprint() == conditioning.identity.fingerprint()
-    return captioned_world(texts, clip, circular, c.prompts)
+    else:
+        say("compare.judge_model is not set: the CLIP that conditions scores too, and its figures are circular")
+    return captioned_world(texts, clip, c.prompts)
 
 
 class Asked:

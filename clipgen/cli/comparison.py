@@ -41,7 +41,7 @@ def content(compared: "Compared") -> dict[str, Any]:
         },
         "budget": {"flops": reference * cost.flops, "images": reference * cost.batch},
         "clip": clip_cost(load_clip_once(cfg.clip.model, cfg.clip.pretrained)),
-        "metrics": {name: {**each, "n": _pictures(compared)} for name, each in world.metrics.items()} | pictures.metrics,
+        "metrics": {name: each | {"n": _pictures(compared)} for name, each in world.metrics.items()} | pictures.metrics,
         "left_out": [{"metric": name, "why": why} for name, why in pictures.left_out.items()],
         "unfinished": compared.unfinished, "arms": tables["flops"],
         "equal_images": {"arms": tables["images"]}, "differences": found,
@@ -103,7 +103,7 @@ def about_of(compared: "Compared", variant, tests: list[tuple["Job", dict[str, A
         "peak_memory_mb": max(peaks, default=None),
         "tokens_per_s": round(float(np.mean([test["tokens_per_s"] for _, test in tests])), 1),
         "kept": f"{own.keep} of {own.candidates} by the CLIP" if own.candidates else None,
-        "circular": [*tests[0][1]["circular"], *(name for name in compared.world.metrics if ".circular." in name)],
+        "circular": tests[0][1]["circular"],
     }  # fmt: skip
 
 

@@ -93,8 +93,8 @@ def trials(arm: str, first: Mapping[str, Any], choices: Mapping[str, Sequence[An
     others = [each for each in every if {**first, **each} != {**first}]
     if len(others) + 1 < n:
         raise UserError(
-            f"compare.trials={n}, but the compare.arm.choices of arm {arm} are {len(others) + 1} ways to ask; widen them "
-            f"in its file, or take compare.trials={len(others) + 1}"
+            f"compare.trials={n}, but the compare.arm.choices of arm {arm} are {len(others) + 1} ways to ask; widen "
+            f"them in its file, or take compare.trials={len(others) + 1}"
         )
     order = np.random.default_rng(0).permutation(len(others))[: n - 1]
     return [dict(first), *({**first, **others[i]} for i in order)]

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
 
 from clipgen.clip.frozen import FrozenClip
-from clipgen.data.transforms import to_model_range
 from clipgen.evaluation.ablation import ATTRIBUTES
+from clipgen.evaluation.extractors import of_clip
+from clipgen.evaluation.metrics import Pictures, clip_score
 from clipgen.shapes.judge import Verdict, judge_many
 from clipgen.shapes.prompts import Prompt, ablation_prompts
 
@@ -76,27 +76,18 @@ def shape_values(prompts: Sequence[Prompt], verdicts: Sequence[Sequence[Verdict]
     return values | {f"judge.held_out.{name}": np.where(unseen, each, np.nan) for name, each in found.items()}
 
 
-def captioned_world(captions: Sequence[str], clip: FrozenClip, circular: bool, most: int) -> World:
-    """One's own pictures: captions of held-out ones are asked for, `most` of each split, and a CLIP says how well.
-
-    `circular` is whether that CLIP conditioned the samples: it is told in the metric's name.
-    """
+def captioned_world(captions: Sequence[str], clip: FrozenClip, most: int) -> World:
+    """One's own pictures: captions of held-out ones are asked for, `most` of each split, and a CLIP says how well."""
     texts = list(dict.fromkeys(captions))
     prompts = {split: texts[i::2][:most] for i, split in enumerate(SPLITS)}
-    name = "clip.circular.score" if circular else "clip.score"
+    extractor = of_clip(clip)
 
     def judge(split: str, images: Sequence[Image.Image]) -> dict[str, np.ndarray]:
-        asked = prompts[split]
-        text_PE = clip.encode_text(asked)
-        pixels_MHWC = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
-        parts = [clip.encode_image(to_model_range(part.to(text_PE.device))) for part in pixels_MHWC.split(256)]
-        image_PnE = torch.cat(parts).view(len(asked), -1, text_PE.shape[1])
-        return {name: (image_PnE * text_PE[:, None]).sum(-1).mean(1).double().cpu().numpy()}
+        values_Pn = clip_score(Pictures.of(images, split), prompts[split], clip)[1]
+        return {"clip.score": values_Pn.mean(1)}
 
-    note = "the CLIP that conditioned the samples: it is no judge of them" if circular else ""
     metric = {
-        "title": "CLIP score", "better": "higher", "resize": f"to the CLIP's {clip.identity.image_size} px",
-        "implementation": f"cosine of picture and prompt by {clip.identity.model}", "reference": "the prompt",
-        "note": note,
+        "title": "CLIP score", "better": "higher", "implementation": f"cosine of {extractor.implementation}",
+        "resize": extractor.resize, "reference": "the prompt",
     }  # fmt: skip
-    return World("captions", prompts, judge, name, {name: metric})
+    return World("captions", prompts, judge, "clip.score", {"clip.score": metric})

@@ -3,11 +3,13 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from clipgen.cli import asking, steps
+from clipgen.evaluation import worlds
 
 SMALL = (
     "tokenizer=small_f4", "model=clipgen_tiny", "clip=shapes_gapped", "world=shapes", "transformer.width=192",
@@ -69,8 +71,8 @@ class Machine:
 class Answers:
     """Stands for trained models: marks by rule, and how often which prompts were asked."""
 
-    asked: Counter = Counter()
-    trials: dict[str, list] = {}
+    asked: ClassVar[Counter] = Counter()
+    trials: ClassVar[dict[str, list]] = {}
 
     def __init__(self, folder, seed, world, load):
         self.folder, self.seed, self.world = Path(folder), seed, world
@@ -96,6 +98,8 @@ def machine(tmp_path, monkeypatch) -> Machine:
     made = Machine()
     monkeypatch.setattr(steps, "start", made.start)
     monkeypatch.setattr(asking, "Asked", Answers)
+    development, test = world_prompts.ablation_prompts()
+    monkeypatch.setattr(worlds, "ablation_prompts", lambda: (development[:6], [*test[:8], *test[-8:]]))
     monkeypatch.setattr(Answers, "asked", Counter())
     monkeypatch.setattr(Answers, "trials", {})
     return made

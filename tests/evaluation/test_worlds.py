@@ -44,10 +44,9 @@ def test_each_prompt_of_the_demo_world_has_a_mark_of_its_own(drawn):
 def test_own_captions_are_split_in_two_and_scored_by_a_clip(tiny_clip_folder):
     clip = load_clip(f"local-dir:{tiny_clip_folder}", None)
     captions = ["a red circle", "a blue ring", "a red circle", "two crosses", "a dot", "a line"]
-    world = captioned_world(captions, clip, False, 2)
+    world = captioned_world(captions, clip, 2)
     assert world.prompts == {"development": ["a red circle", "two crosses"], "test": ["a blue ring", "a dot"]}
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)) for _ in range(4)]
     values = world.judge("test", images)
     assert values["clip.score"].shape == (2,) and set(values) == set(world.metrics)
-    assert captioned_world(captions, clip, True, 2).aim == "clip.circular.score"
