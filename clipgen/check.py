@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from clipgen.config import Config, Sampling, Tokenizer, TransformerModel, TransformerTraining, VQGANTraining
+from clipgen.config import WORLDS, Config, Sampling, Tokenizer, TransformerModel, TransformerTraining, VQGANTraining
 from clipgen.errors import UserError
 
 LEAST = {
@@ -133,6 +133,7 @@ def check(cfg: Config) -> None:
     _check_warmup("transformer", m.train)
     if (scale := cfg.clip.train.logit_scale) is not None and not 0 < scale <= 100:
         raise UserError(f"clip.train.logit_scale={scale:g}; take a number above 0 and up to 100, or null to learn it")
+    check_world(cfg.world)
     if cfg.world and not isinstance(t.image_size, int | None):
         raise UserError(f"world={cfg.world} draws squares, but tokenizer.image_size={t.image_size}; take one number")
     if m.width and m.heads and (m.width % m.heads or (m.width // m.heads) % 4):
@@ -360,3 +361,9 @@ def check_perceptual(cfg: VQGANTraining) -> None:
             )
     if sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise UserError(f"{key}_sha256={sha256} is none; give the 64 hex digits that `sha256sum FILE` prints")
+
+
+def check_world(name: str | None) -> None:
+    """Of the worlds whose pictures are drawn and judged here; None is none of them."""
+    if name not in (None, *WORLDS):
+        raise UserError(f"world={name} is unknown; take {' or '.join(WORLDS)}")

@@ -354,6 +354,7 @@ GENERATION = (  # of Generate, for ClipGen
 @dataclass
 class DrawConfig:
     out: str = MISSING
+    world: str = "shapes"
     n: int = 20_000
     seed: int = 0
     image_size: int = 32
@@ -424,6 +425,7 @@ SCHEMAS = {
     "report_schema": ReportConfig,
 }
 STAGES = ("vqgan", "transformer", "paired", "clip")
+WORLDS = ("shapes", "two")
 
 
 def register() -> None:

@@ -143,6 +143,18 @@ def published_gpt() -> Callable:
     return _module_of("transformer/published.py").published_gpt
 
 
+@pytest.fixture(scope="session")
+def comparison() -> ModuleType:
+    """`evaluation/comparison.py`: writes a folder as `clipgen compare` leaves it."""
+    return _module_of("evaluation/comparison.py")
+
+
+@pytest.fixture(scope="session")
+def read_page() -> Callable:
+    """What a browser would see of an HTML file: `text`, and `of(tag)`."""
+    return _module_of("evaluation/test_report.py").Page
+
+
 def _module_of(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.replace("/", "_"), Path(__file__).parent / path)
     module = importlib.util.module_from_spec(spec)

@@ -21,22 +21,22 @@ from clipgen.cli.machine import pick_device
 from clipgen.cli.record import FILE as STAGE
 from clipgen.cli.say import say
 from clipgen.clip.frozen import load_clip
-from clipgen.config import Config
+from clipgen.config import WORLDS, Config
 from clipgen.data.atomic import fingerprint, replacing, write_json
 from clipgen.data.manifest import Manifest
 from clipgen.data.sample import decode_captions
 from clipgen.data.shards import ShardSet
 from clipgen.errors import UserError
-from clipgen.evaluation.worlds import World, captioned_world, shapes_world
+from clipgen.evaluation.worlds import World, captioned_world, shapes_world, two_world
 from clipgen.pipeline import ClipGen
 
 TRIALS, TEST, PICTURES = "trials.json", "test.json", "test.npz"
 
 
 def find_world(cfg: Config) -> World:
-    """The demo world, or one's own: captions of the held-out pictures, and a CLIP that says how well they are met."""
-    if cfg.world == "shapes":
-        return shapes_world()
+    """A drawn world, or one's own: captions of the held-out pictures, and a CLIP that says how well they are met."""
+    if cfg.world in WORLDS:
+        return {"shapes": shapes_world, "two": two_world}[cfg.world]()
     shards = ShardSet(cfg.shards, "val", Manifest.load(cfg.shards, "images"))
     captions = [caption for i in range(len(shards)) for caption in decode_captions(shards[i])[:1]]
     if len(texts := captions or list(cfg.prompts)) < 2:

@@ -57,8 +57,6 @@ def check_comparison(cfg: Config) -> None:
             raise UserError(f"compare.{key}={values}; give one or more, each once")
     if c.arms[0] != REFERENCE:
         raise UserError(f"compare.arms={list(c.arms)}: the others are given the budget of {REFERENCE}; put it first")
-    if cfg.world not in (None, "shapes"):
-        raise UserError(f"world={cfg.world} is unknown; the demo world is called shapes")
     if cfg.captions and not cfg.images:
         raise UserError(
             f"captions={cfg.captions} belong to images, but images is not set; type images=FOLDER too, or give shards= "
@@ -111,6 +109,7 @@ class Compared:
 
     def pack(self) -> None:
         """Draw and pack the pictures; shards that lie elsewhere are taken as they are."""
+        from clipgen.data.atomic import write_json
         from clipgen.data.manifest import Manifest
 
         cfg, shards = self.cfg, Path(self.cfg.shards)
@@ -119,9 +118,10 @@ class Compared:
             raise UserError("neither shards nor images is set; give shards=FOLDER, or images=FOLDER and captions=FILE")
         if own:
             manifest = shards / "manifest.json"
-            if not manifest.is_file():
-                for words in cfg.compare.first:
-                    self.needed(self.out / ".drawn", (), *words)
+            for number, words in enumerate(cfg.compare.first):
+                done = self.out / f"first-{number}.json"
+                self.needed(done, (), *words)
+                write_json(done, list(words))
             captions = (Path(cfg.captions),) if cfg.captions and cfg.captions != "sidecar" else ()
             self.needed(manifest, captions, "prep", *self.words, f"out={self.out}")
         Manifest.load(shards, "images")
@@ -241,6 +241,9 @@ class Compared:
 
     def report(self) -> None:
         from clipgen.cli.comparison import content
+        from clipgen.cli.say import say
         from clipgen.data.atomic import write_json
+        from clipgen.evaluation.compare_report import write_comparison
 
         write_json(self.out / "compare.json", content(self))
+        say(f"compare: {write_comparison(self.out)}")

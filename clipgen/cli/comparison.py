@@ -41,7 +41,7 @@ def content(compared: "Compared") -> dict[str, Any]:
         },
         "budget": {"flops": reference * cost.flops, "images": reference * cost.batch},
         "clip": clip_cost(load_clip_once(cfg.clip.model, cfg.clip.pretrained)),
-        "metrics": {name: each | {"n": _pictures(compared)} for name, each in world.metrics.items()} | pictures.metrics,
+        "metrics": _judged(compared) | pictures.metrics,
         "left_out": [{"metric": name, "why": why} for name, why in pictures.left_out.items()],
         "unfinished": compared.unfinished, "arms": tables["flops"],
         "equal_images": {"arms": tables["images"]}, "differences": found,
@@ -145,8 +145,11 @@ def _shown(compared: "Compared") -> dict[str, "Job"]:
     return {name: tested[0] for name, tested in jobs.items() if tested}
 
 
-def _pictures(compared: "Compared") -> int:
-    return len(compared.world.prompts["test"]) * compared.cfg.compare.test
+def _judged(compared: "Compared") -> dict[str, dict[str, Any]]:
+    """How the world's own metrics were measured."""
+    n = len(compared.world.prompts["test"]) * compared.cfg.compare.test
+    found = dict.fromkeys(name for _, test in compared.tested.values() for name in test["values"])
+    return {name: {**compared.world.described(name), "n": n} for name in found}
 
 
 def _figure(estimate) -> dict[str, Any]:

@@ -2,28 +2,34 @@
 
 from pathlib import Path
 
+from clipgen.check import check_world
 from clipgen.config import DrawConfig
 from clipgen.errors import UserError
 
 
 def main(cfg: DrawConfig) -> None:
-    draw_folder(Path(cfg.out), cfg.n, cfg.seed, cfg.image_size, cfg.captions, cfg.left_out)
+    draw_folder(Path(cfg.out), cfg.n, cfg.seed, cfg.image_size, cfg.captions, cfg.left_out, cfg.world)
 
 
-def draw_folder(out: Path, n: int, seed: int, image_size: int, captions: bool, left_out: float = 0.0) -> None:
+def draw_folder(
+    out: Path, n: int, seed: int, image_size: int, captions: bool, left_out: float = 0.0, world: str = "shapes"
+) -> None:
     """PNGs in sub-folders of a thousand; `captions.tsv` beside them when asked. A finished folder is left as it is."""
     from PIL import Image
     from tqdm import tqdm
 
     from clipgen.data.atomic import explained, replacing, write_json
-    from clipgen.shapes.draw import world
+    from clipgen.shapes import draw, two
 
+    check_world(world)
     if n < 1 or image_size < 16:
         raise UserError(f"n={n} image_size={image_size}; draw at least 1 picture of at least 16 px")
     if not 0 <= left_out <= 1:
         raise UserError(f"left_out={left_out} is the share of things that captions do not name; take 0 to 1")
+    if left_out and world == "two":
+        raise UserError(f"left_out={left_out:g}: captions of world=two name everything; take left_out=0")
     wanted = {"n": n, "seed": seed, "image_size": image_size, "captions": captions}
-    wanted |= {"left_out": left_out} if left_out else {}
+    wanted |= ({"left_out": left_out} if left_out else {}) | ({"world": world} if world != "shapes" else {})
     done = out / ".drawn.json"
     if done.exists():
         import json
@@ -36,8 +42,8 @@ def draw_folder(out: Path, n: int, seed: int, image_size: int, captions: bool, l
         )
     lines = ["file\tcaption"]
     with explained(out):
-        drawn = tqdm(world(n, seed, image_size, left_out), total=n, desc="drawing", unit="img")
-        for i, (_, picture, text) in enumerate(drawn):
+        drawn = two.world(n, seed, image_size) if world == "two" else draw.world(n, seed, image_size, left_out)
+        for i, (_, picture, text) in enumerate(tqdm(drawn, total=n, desc="drawing", unit="img")):
             path = out / f"{i // 1000:03d}" / f"{i:06d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(path, compress_level=1)

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from clipgen.check import PERCEPTUAL_FILES
+from clipgen.check import PERCEPTUAL_FILES, check_world
+from clipgen.cli.worlds import prompts_and_judge
 from clipgen.config import GENERATION, EvaluateConfig
 from clipgen.errors import UserError
 
@@ -16,11 +17,11 @@ def main(cfg: EvaluateConfig) -> float | None:
         from clipgen.cli.evaluate_tokenizer import evaluate_tokenizer
 
         return evaluate_tokenizer(cfg)
-    if cfg.world not in (None, "shapes"):
-        raise UserError(f"world={cfg.world} is unknown; the demo world is called shapes")
+    check_world(cfg.world)
     if cfg.world is None and cfg.shards is None and cfg.prompts is None:
         raise UserError(
-            "give world=shapes or prompts=FILE to judge the generator, or shards=FOLDER to compare it with pictures"
+            "give world=shapes, world=two or prompts=FILE to judge the generator, or shards=FOLDER to compare it with "
+            "pictures"
         )
     if cfg.n < 1 or cfg.nearest < 0:
         raise UserError(f"n={cfg.n} nearest={cfg.nearest}; take 1 sample of a prompt or more, and 0 or more to look up")
@@ -38,9 +39,7 @@ def main(cfg: EvaluateConfig) -> float | None:
     from clipgen.data.transforms import sides
     from clipgen.evaluation.fidelity import reconstruction
     from clipgen.evaluation.metrics import Pictures
-    from clipgen.evaluation.world import judge_generator, yardsticks
     from clipgen.pipeline import ClipGen
-    from clipgen.shapes import prompts
 
     pipeline = ClipGen.from_pretrained(cfg.model, pick_device(cfg.device))
     metrics, told, left_out = {}, {}, {}
@@ -57,12 +56,13 @@ def main(cfg: EvaluateConfig) -> float | None:
     if cfg.prompts:
         texts = read_texts(cfg.prompts, f"prompts={cfg.prompts}", "prompt")
     if cfg.world:
+        prompts, judge = prompts_and_judge(cfg.world)
         sets = {"test": prompts.test_prompts, "development": prompts.development_prompts}
         if cfg.split not in sets:
             raise UserError(f"split={cfg.split} is unknown; take {' or '.join(sets)}")
         asked = sets[cfg.split]()
-        judged = judge_generator(pipeline, asked, cfg.n, cfg.seed, **sampling)
-        metrics |= judged.metrics | yardsticks(pipeline, cfg.n)
+        judged = judge.judge_generator(pipeline, asked, cfg.n, cfg.seed, **sampling)
+        metrics |= judged.metrics | judge.yardsticks(pipeline, cfg.n)
         if not texts:
             texts, images = [prompt.text for prompt in asked], judged.images
     if data:

@@ -20,7 +20,7 @@ VERBS = {
     "sample": "prompts → images",
     "evaluate": "a generator judged on the demo world's prompts, or a tokenizer on held-out images",
     "export": "a self-contained model folder of a run",
-    "report": "one page for a run",
+    "report": "one page for a run or a comparison",
 }
 # Verbs whose settings stand apart: `model` is a folder for them and a config group for the others.
 TOOLS = ("sample", "evaluate", "draw", "verify", "browse", "gap", "report")
@@ -67,11 +67,13 @@ def _launch(verb: str, rest: list[str]) -> None:
     register()
     settings.register()
     command: Callable = import_module(f"clipgen.cli.{verb}").main
-    from clipgen.cli.words import for_hydra, split_words
+    from clipgen.cli.words import for_hydra, named_folder, split_words
 
     if verb == "sample":
         rest, prompts = split_words(rest)
         command = partial(command, prompts=prompts)
+    if verb == "report":
+        rest = named_folder(rest)
     rest = for_hydra(rest)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `reported` instead of being printed by Hydra
     program, sys.argv = sys.argv[0], [f"clipgen {verb}", *rest]

@@ -1,4 +1,4 @@
-"""`clipgen report run=FOLDER`: one self-contained page of a run."""
+"""`clipgen report FOLDER`: one self-contained page of a run or a comparison."""
 
 from pathlib import Path
 
@@ -6,6 +6,8 @@ from clipgen.config import ReportConfig
 
 
 def main(cfg: ReportConfig) -> None:
+    from clipgen.evaluation.compare_report import FILE, write_comparison
     from clipgen.evaluation.report import write_report
 
-    print(f"report: {write_report(Path(cfg.run))}")
+    folder = Path(cfg.run)
+    print(f"report: {(write_comparison if (folder / FILE).is_file() else write_report)(folder)}")

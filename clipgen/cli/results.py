@@ -7,19 +7,21 @@ import numpy as np
 from PIL import Image
 
 from clipgen.cli.build import gan_start
+from clipgen.cli.worlds import prompts_and_judge
 from clipgen.config import Config
 from clipgen.data.atomic import replacing
 from clipgen.data.module import ImageData
 from clipgen.evaluation.fidelity import reconstruction
 from clipgen.evaluation.nearest import nearest
 from clipgen.evaluation.tokenizer import reconstruct
-from clipgen.evaluation.world import judge_generator, yardsticks, zero_shot
 from clipgen.picture import beside, image_grid
 from clipgen.pipeline import ClipGen
-from clipgen.shapes.prompts import test_prompts
 
 EACH = 4  # images of a prompt
 SHOWN = 12  # prompts in samples.png
+EXAMPLES = {
+    "shapes": "a red circle on a blue background", "two": "a red circle and a white ring on a blue background"
+}  # fmt: skip
 LOOKED_UP = 16  # samples whose nearest training picture is shown
 
 
@@ -43,12 +45,13 @@ def evaluate_run(cfg: Config, pipeline: ClipGen, out: Path) -> dict[str, float]:
     if not cfg.tokenizer.ckpt:
         metrics["vqgan.gan_share"] = round(max(0.0, 1 - gan_start(t) / t.steps), 4) if t.gan_weight > 0 else 0.0
     metrics |= _transformer_loss(out)
-    if cfg.world == "shapes":
-        metrics |= zero_shot(pipeline.clip, size)
+    if cfg.world:
+        questions, judge = prompts_and_judge(cfg.world)
+        metrics |= judge.zero_shot(pipeline.clip, size)
         metrics |= _captions_seen(pipeline)
-        prompts = test_prompts()
-        judged = judge_generator(pipeline, prompts, EACH, cfg.seed)
-        metrics |= judged.metrics | yardsticks(pipeline, EACH)
+        prompts = questions.test_prompts()
+        judged = judge.judge_generator(pipeline, prompts, EACH, cfg.seed)
+        metrics |= judged.metrics | judge.yardsticks(pipeline, EACH)
         picks = range(0, len(prompts), len(prompts) // SHOWN)
         texts, images = [prompts[i].text for i in picks][:SHOWN], judged.images
         shown = [image for i in list(picks)[:SHOWN] for image in images[i * EACH : (i + 1) * EACH]]
@@ -135,7 +138,9 @@ def tell(cfg: Config, metrics: dict[str, float], out: Path, seconds: float) -> N
             f"  images → tokens → images: PSNR {metrics['vqgan.psnr']:.1f} dB, {metrics['vqgan.usage']:.0%} of the "
             f"codes in use, {made}"
         )
-    if "judge.shape" in metrics:
+    if "judge.binding" in metrics:
+        lines += _told_of_two(metrics)
+    elif "judge.shape" in metrics:
         lines.append("  200 prompts, 4 images each, judged by their pixels (chance; ceiling: reconstructions):")
         for name in ("foreground", "background", "shape", "size"):
             held_out = metrics.get(f"judge.held_out.{name}")
@@ -155,7 +160,7 @@ def tell(cfg: Config, metrics: dict[str, float], out: Path, seconds: float) -> N
     elif "clip.score.conditioning" in metrics:
         lines.append(f"  CLIP score {metrics['clip.score.conditioning']:.3f}, by the CLIP that conditioned it")
     lines.append(f"  {metrics['seconds.total']:.0f} s in all ({seconds:.0f} s this time)")
-    prompt = "a red circle on a blue background" if cfg.world == "shapes" else "what you would like to see"
+    prompt = EXAMPLES.get(cfg.world, "what you would like to see")
     lines += [
         "Look at:",
         f"  {out}/samples.png  {out}/report.html",
@@ -164,3 +169,26 @@ def tell(cfg: Config, metrics: dict[str, float], out: Path, seconds: float) -> N
         "  clipgen run images=YOUR_FOLDER name=YOURS",
     ]
     print("\n".join(lines), flush=True)
+
+
+def _told_of_two(metrics: dict[str, float]) -> list[str]:
+    """What the judge saw in the two-object world; of a pair drawn right but for its colours' places `swapped` tells."""
+    lines = ["  180 prompts, 4 images each, judged by their pixels (chance; ceiling: reconstructions):"]
+    for name, words in (
+        ("binding", "pairs, each colour on its shape"),
+        ("shape", "pairs, both shapes"),
+        ("colour", "pairs, both colours"),
+        ("count", "how many"),
+        ("background", "background"),
+    ):
+        chance, ceiling = metrics[f"judge.chance.{name}"], metrics[f"judge.ceiling.{name}"]
+        lines.append(
+            f"    {words:<32}{metrics[f'judge.{name}']:7.1%}   ({chance:.1%}; {ceiling:.1%})   never-shown objects "
+            f"{metrics[f'judge.held_out.{name}']:.1%}"
+        )
+    lines.append(
+        f"  pairs with their colours swapped {metrics['judge.swapped']:.1%}; its CLIP saw "
+        f"{metrics.get('clip.captions_seen', 0):,} captions, of other pictures; zero-shot: binding "
+        f"{metrics['clip.zero_shot.binding']:.1%} (chance 50%), count {metrics['clip.zero_shot.count']:.1%} (33%)"
+    )
+    return lines

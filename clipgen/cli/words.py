@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields
+from pathlib import Path
 
 from clipgen.config import SampleConfig
 from clipgen.errors import UserError
@@ -78,6 +79,16 @@ def for_hydra(words: list[str]) -> list[str]:
     else:
         settings = [quoted(setting) for setting in settings]
     return flags + settings
+
+
+def named_folder(words: list[str]) -> list[str]:
+    """`report FOLDER` as `report run=FOLDER`; the folder of a job has an equals sign in its name."""
+    found, values = [], 0  # a flag's values are no folders
+    for word in words:
+        is_setting = word.startswith("-") or (re.match(r"[\w.]+=", word) and not Path(word).is_dir())
+        found.append(word if values or is_setting else f"run={word}")
+        values = values - 1 if values else FLAGS.get(word, 0)
+    return found
 
 
 def quoted(setting: str) -> str:

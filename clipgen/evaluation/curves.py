@@ -30,6 +30,7 @@ WIDTH, HEIGHT = 360, 210
 LEFT, RIGHT, TOP, BOTTOM = 46, 20, 10, 34
 POINTS = 240  # of a curve; longer ones are averaged
 COLOURS = 8  # --c0 … --c7 of the page
+UNITS = ((1e15, 1e15, "P"), (1e12, 1e12, "T"), (1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k"))  # from, of, letter
 LOG_RATIO = 20.0  # positive losses further apart than this get a logarithmic axis
 
 
@@ -107,8 +108,8 @@ def _panel(name: str, curves: list[Curve]) -> str:
     return chart(title + (", logarithmic" if log else ""), curves, log=log, share=curves[0].is_share)
 
 
-def chart(title: str, curves: Sequence[Curve], log: bool = False, share: bool = False) -> str:
-    """A <figure>: title, one polyline per curve over batches, axes, and a legend with the last values.
+def chart(title: str, curves: Sequence[Curve], log: bool = False, share: bool = False, axis: str = "batches") -> str:
+    """A <figure>: title, one polyline per curve over `axis`, axes, and a legend with the last values.
 
     `share` says that the values are fractions, shown as percentages.
     """
@@ -134,10 +135,10 @@ def chart(title: str, curves: Sequence[Curve], log: bool = False, share: bool = 
     for value in (value for value in x_ticks if value <= x_range[1]):
         ((x, _),) = place(np.array([value]), np.array([y_range[0]]))
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{compact(value)}</text>')
-    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">batches</text>')
+    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(axis)}</text>')
     legend = []
     for i, curve in enumerate(curves):
-        colour, name = f"c{i % COLOURS}", escape(curve.name)
+        colour, name = f"c{i % COLOURS}" + " again" * (i >= COLOURS), escape(curve.name)
         points = place(*thin(curve.x, curve.y))
         if len(points) == 1:
             parts.append(f'<circle class="{colour}" cx="{points[0][0]:.1f}" cy="{points[0][1]:.1f}" r="3"/>')
@@ -145,10 +146,10 @@ def chart(title: str, curves: Sequence[Curve], log: bool = False, share: bool = 
         parts.append(f'<polyline class="{colour}" points="{line}"><title>{name}</title></polyline>')
         last = compact(float(curve.y[-1]), share, digits=4)
         legend.append(f'<li><i class="{colour}"></i>{name} <b>{last}</b></li>')
-    words = escape(title)
+    words, over = escape(title), escape(axis)
     return (
         f'<figure class="chart"><h4>{words}</h4>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{words} over batches">{"".join(parts)}</svg>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{words} over {over}">{"".join(parts)}</svg>'
         f'<ul class="legend">{"".join(legend)}</ul></figure>'
     )
 
@@ -188,7 +189,7 @@ def compact(value: float, share: bool = False, digits: int = 3) -> str:
     """A number for a narrow place: 0.025, 3e-4, 12k; as percentage when it is a share."""
     if share:
         return f"{100 * value:.{digits}g}%"
-    for least, size, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+    for least, size, letter in UNITS:
         if abs(value) >= least:
             return f"{value / size:.{digits}g}{letter}"
     if value and abs(value) < 1e-3:

@@ -8,6 +8,11 @@ from typing import Any
 from clipgen.page import table, tile
 
 ATTRIBUTES = {"foreground": "Colour of the object", "background": "Background", "shape": "Shape", "size": "Size"}
+HEADLINE = {  # the first three that there are
+    "binding": "Each colour is on its shape",
+    "count": "Number of objects is right",
+    **{name: f"{text} is right" for name, text in ATTRIBUTES.items()},
+}
 MATRICES = {  # groups shown as a matrix: heading of the rows, then columns; judge.chance.shape stands in column chance
     "judge": {
         "": "All prompts",
@@ -24,7 +29,7 @@ GROUPS = {  # heading and what it means
         "Does the picture show what the prompt asks for?",
         "Share of the pictures in which the judge sees it; the judge reads pixels and uses no CLIP. Chance: a "
         "generator that does not know the prompt. Ceiling: the judge on the VQGAN’s reconstructions of drawn pictures. "
-        "Held-out combinations of shape, colour and background occur in no training picture.",
+        "Held-out combinations occur in no training picture.",
     ),
     "spread": ("Do the pictures of one prompt differ?", "Spread of place and size, in fractions of the side."),
     "clip": ("The CLIP that conditions the generator", "Its zero-shot accuracy bounds what a prompt can ask for."),
@@ -61,12 +66,19 @@ NAMES = {
     "spread.y": "Place, down",
     "spread.radius": "Size (radius)",
     **{f"judge.{name}": text for name, text in ATTRIBUTES.items()},
+    "judge.binding": "Pairs, each colour on its shape",
+    "judge.swapped": "Pairs, colours swapped",
+    "judge.colour": "Pairs, both colours",
+    "judge.count": "Number of alike objects",
+    **{f"judge.count_of_{n}": f"Number, of {word}" for n, word in enumerate(("one", "two", "three"), start=1)},
 }
-SHARE_WORDS = ("judge", "zero_shot", "accuracy", "retrieval", "recall", "chance", "usage", "gan_share")
+SHARE_WORDS = (
+    "judge", "zero_shot", "accuracy", "retrieval", "recall", "precision", "coverage", "chance", "usage", "gan_share",
+)  # fmt: skip
 
 
 def headline(metrics: Mapping[str, Any]) -> str:
-    judged = [name for name in ("foreground", "background", "shape") if is_number(metrics.get(f"judge.{name}"))]
+    judged = [name for name in HEADLINE if is_number(metrics.get(f"judge.{name}"))][:3]
     tiles = [_judge_tile(metrics, name) for name in judged]
     plain = ["seconds.total"]
     if not judged:
@@ -83,7 +95,7 @@ def _judge_tile(metrics: Mapping[str, Any], attribute: str) -> str:
             bounds.append(f"{bound} {show('judge', at)}")
             marks += f'<b style="left:{_percent(at)}%"></b>'
     bar = f'<div class="bar"><i style="width:{_percent(value)}%"></i>{marks}</div><small>{" · ".join(bounds)}</small>'
-    return tile(f"{ATTRIBUTES[attribute]} is right", show("judge", value), bar)
+    return tile(HEADLINE[attribute], show("judge", value), bar)
 
 
 def _percent(share: float) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +28,16 @@ class Judged:
 
 def judge_generator(pipeline: ClipGen, prompts: Sequence[Prompt], n: int, seed: int, **sampling) -> Judged:
     """`n` pictures for each prompt, without any selection, and the judge's figures on them."""
+    images = images_of(pipeline, prompts, n, seed, **sampling)
+    verdicts = judge_many(np.asarray(image) for image in images)
+    return Judged(score(prompts, [verdicts[i * n : (i + 1) * n] for i in range(len(prompts))]), images)
+
+
+def images_of(pipeline: ClipGen, prompts: Sequence[Any], n: int, seed: int, **sampling) -> list[Image.Image]:
+    """`n` pictures for the text of each prompt, in order."""
     texts = [prompt.text for prompt in prompts]
     with tqdm(total=n * len(texts), desc="generating from text", unit="img") as bar:
-        images = pipeline.generate(texts, n, seed, bar.update, **sampling)
-    verdicts = judge_many(np.asarray(image) for image in images)
-    return Judged(score(prompts, [verdicts[i * n : (i + 1) * n] for i in range(len(texts))]), images)
+        return pipeline.generate(texts, n, seed, bar.update, **sampling)
 
 
 def judge_by_pictures(pipeline: ClipGen, prompts: Sequence[Prompt], n: int, seed: int, **sampling) -> Judged:

@@ -1,9 +1,9 @@
-"""What a comparison asks for, and who reads the answers: prompts to choose by, prompts to report, a verdict for each.
+"""What a comparison asks for, and who reads the answers: prompts to choose by, prompts to report, a mark for each.
 
 P prompts, M = P·n pictures
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,48 +13,55 @@ from clipgen.clip.frozen import FrozenClip
 from clipgen.evaluation.ablation import ATTRIBUTES
 from clipgen.evaluation.extractors import of_clip
 from clipgen.evaluation.metrics import Pictures, clip_score
-from clipgen.shapes.judge import Verdict, judge_many
+from clipgen.shapes import judge, two_judge, two_prompts
+from clipgen.shapes.judge import Verdict
 from clipgen.shapes.prompts import Prompt, ablation_prompts
 
 SPLITS = ("development", "test")
-Judge = Callable[[str, Sequence[Image.Image]], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class World:
     """`judge(split, pictures)` takes n pictures of each prompt, in order: metric → (P,), NaN where it is not asked.
 
-    `metrics` describes those of the judge, `aim` is the one by which settings are chosen.
+    `aim` is the metric by which settings are chosen, `how` says how all of them are measured.
     """
 
     name: str
     prompts: dict[str, list[str]]
-    judge: Judge
+    judge: Callable[[str, Sequence[Image.Image]], dict[str, np.ndarray]]
     aim: str
-    metrics: dict[str, dict[str, str]]
+    how: dict[str, str]
+
+    def described(self, metric: str) -> dict[str, str]:
+        """For a reader of the figure."""
+        words = metric.split(".")
+        title = f"{words[-1].replace('_', ' ')} right" if words[0] == "judge" else "CLIP score"
+        return {"title": title + ", combinations never shown" * ("held_out" in words), "better": "higher", **self.how}
 
 
 def shapes_world() -> World:
-    """The demo world, judged by pixels; held-out combinations stand apart."""
-    sets = dict(zip(SPLITS, ablation_prompts(), strict=True))
+    """The demo world; a third of the held-out combinations is among the development prompts."""
+    return _judged("shapes", ablation_prompts(), judge.judge_many, shape_values)
 
-    def judge(split: str, images: Sequence[Image.Image]) -> dict[str, np.ndarray]:
-        asked = sets[split]
-        n = len(images) // len(asked)
+
+def two_world() -> World:
+    """The two-object world: which colour belongs to which shape, and how many."""
+    sets = two_prompts.development_prompts(), two_prompts.test_prompts()
+    return _judged("two", sets, two_judge.judge_many, two_prompts.values)
+
+
+def _judged(name: str, sets: Sequence[list], judge_many: Callable[[Iterable], list], values: Callable) -> World:
+    asked = dict(zip(SPLITS, sets, strict=True))
+
+    def judged(split: str, images: Sequence[Image.Image]) -> dict[str, np.ndarray]:
+        n = len(images) // len(asked[split])
         verdicts = judge_many(np.asarray(image) for image in images)
-        return shape_values(asked, [verdicts[i * n : (i + 1) * n] for i in range(len(asked))])
+        return values(asked[split], [verdicts[i : i + n] for i in range(0, len(images), n)])
 
-    titles = {name: f"{name.replace('_', ' ')} right" for name in ATTRIBUTES} | {"all": "shape and colours right"}
-    metrics = {f"judge.{name}": _described(title) for name, title in titles.items()}
-    metrics |= {f"judge.held_out.{name}": _described(f"{title}, unseen") for name, title in titles.items()}
-    return World(
-        "shapes", {split: [p.text for p in asked] for split, asked in sets.items()}, judge, "judge.all", metrics
-    )
-
-
-def _described(title: str) -> dict[str, str]:
-    how = "clipgen.shapes.judge, which reads pixels and knows no CLIP; a picture it cannot read is wrong"
-    return {"title": title, "better": "higher", "implementation": how, "resize": "none", "reference": "the prompt"}
+    by = f"{judge_many.__module__}, which reads pixels and knows no CLIP; a picture that it cannot read is wrong"
+    how = {"implementation": by, "resize": "none", "reference": "the prompt"}
+    return World(name, {split: [p.text for p in each] for split, each in asked.items()}, judged, "judge.all", how)
 
 
 def shape_values(prompts: Sequence[Prompt], verdicts: Sequence[Sequence[Verdict]]) -> dict[str, np.ndarray]:
@@ -82,12 +89,9 @@ def captioned_world(captions: Sequence[str], clip: FrozenClip, most: int) -> Wor
     prompts = {split: texts[i::2][:most] for i, split in enumerate(SPLITS)}
     extractor = of_clip(clip)
 
-    def judge(split: str, images: Sequence[Image.Image]) -> dict[str, np.ndarray]:
-        values_Pn = clip_score(Pictures.of(images, split), prompts[split], clip)[1]
-        return {"clip.score": values_Pn.mean(1)}
+    def judged(split: str, images: Sequence[Image.Image]) -> dict[str, np.ndarray]:
+        return {"clip.score": clip_score(Pictures.of(images, split), prompts[split], clip)[1].mean(1)}
 
-    metric = {
-        "title": "CLIP score", "better": "higher", "implementation": f"cosine of {extractor.implementation}",
-        "resize": extractor.resize, "reference": "the prompt",
-    }  # fmt: skip
-    return World("captions", prompts, judge, "clip.score", {"clip.score": metric})
+    by = f"cosine of {extractor.implementation}"
+    how = {"implementation": by, "resize": extractor.resize, "reference": "the prompt"}
+    return World("captions", prompts, judged, "clip.score", how)

@@ -173,8 +173,11 @@ def off_line(delta_N3: np.ndarray, axis_3: np.ndarray) -> np.ndarray:
     return np.linalg.norm(delta_N3 - mix_N[:, None] * axis_3, axis=1)
 
 
-def find_shape(figure: Figure) -> Fit | None:
-    """The one shape that explains the figure; None where there is another thing, a blur, or no good fit."""
+def find_shape(figure: Figure, radii: tuple[float, float] = RADII) -> Fit | None:
+    """The one shape that explains the figure; None where there is another thing, a blur, or no good fit.
+
+    `radii` are the least and the greatest that are taken, as fractions of the side.
+    """
     side = len(figure.alpha_HW)
     object_HW = grow(largest_blob(figure.alpha_HW > OBJECT))
     if (figure.far_HW & ~object_HW).sum() > STRAY_SHARE * figure.far_HW.sum():
@@ -189,7 +192,7 @@ def find_shape(figure: Figure) -> Fit | None:
     lead = best.overlap - max(second.overlap, fits[2].overlap)
     if best.overlap < LEAST_OVERLAP[best.shape] or lead < LEAST_LEAD:
         return None
-    return best if RADII[0] < best.place_4[2] / side < RADII[1] else None
+    return best if radii[0] < best.place_4[2] / side < radii[1] else None
 
 
 def largest_blob(mask_HW: np.ndarray) -> np.ndarray:

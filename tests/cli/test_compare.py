@@ -8,13 +8,14 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from clipgen.cli import asking, steps
+from clipgen.cli import asking, comparison, steps
 from clipgen.evaluation import worlds
 
 SMALL = (
     "tokenizer=small_f4", "model=clipgen_tiny", "clip=shapes_gapped", "world=shapes", "transformer.width=192",
     "transformer.train.batch_size=8", "transformer.train.lr=1e-3", "trainer.threads=1", "trainer.device=cpu",
 )  # fmt: skip
+METRICS = ("judge.foreground", "judge.background", "judge.shape", "judge.all")
 ARMS = ("clipgen", "plain_swap", "clip_gen_paper")
 
 
@@ -85,7 +86,7 @@ class Answers:
     def test(self, settings, n, candidates):
         self.asked[self.folder] += 1
         right = {"clipgen": 0.9, "plain_swap": 0.6}.get(self.arm, 0.8)
-        values = {name: np.full(len(self.world.prompts["test"]), right) for name in self.world.metrics}
+        values = {name: np.full(len(self.world.prompts["test"]), right) for name in METRICS}
         return {"key": "1", "asked": settings, "values": values, "seconds": 1.0, "tokens_per_s": 100.0}
 
     def pictures(self):
@@ -98,11 +99,28 @@ def machine(tmp_path, monkeypatch) -> Machine:
     made = Machine()
     monkeypatch.setattr(steps, "start", made.start)
     monkeypatch.setattr(asking, "Asked", Answers)
-    development, test = world_prompts.ablation_prompts()
+    development, test = worlds.ablation_prompts()
     monkeypatch.setattr(worlds, "ablation_prompts", lambda: (development[:6], [*test[:8], *test[-8:]]))
     monkeypatch.setattr(Answers, "asked", Counter())
     monkeypatch.setattr(Answers, "trials", {})
     return made
+
+
+@pytest.fixture
+def unmeasured(monkeypatch) -> None:
+    """Without figures of sets of pictures, which take most of the time."""
+
+    class Nothing:
+        metrics: ClassVar[dict] = {}
+        left_out: ClassVar[dict] = {}
+
+        def __init__(self, compared):
+            pass
+
+        def of(self, job, test):
+            return test | {"of_sets": {}, "circular": []}
+
+    monkeypatch.setattr(comparison, "PictureFigures", Nothing)
 
 
 @pytest.fixture
@@ -131,17 +149,19 @@ def test_each_thing_is_made_once_and_every_arm_is_asked_as_often(clipgen, machin
     assert content["arms"]["clipgen"]["about"]["chosen"]["temperature"] == 1.0, "the best of the trials"
     clean = json.dumps(content)
     assert "NaN" not in clean and content["unfinished"] == []
+    assert content["arms"]["plain_swap"]["fid_k.0"]["mean"] is not None and "fid_k.0" in content["metrics"]
+    assert "clip.score" in content["arms"]["clipgen"]["about"]["circular"], "no other CLIP was given"
     for paths in content["grids"]["arms"].values():
         assert all((Path("outputs/side") / path).is_file() for row in paths for path in row)
 
 
-def test_the_same_command_starts_nothing_again(clipgen, machine, words):
+def test_the_same_command_starts_nothing_again(clipgen, machine, unmeasured, words):
     assert clipgen(*words).status == 0
     ran = len(machine.words)
     assert clipgen(*words).status == 0 and len(machine.words) == ran
 
 
-def test_an_arm_that_fails_is_named_and_the_others_are_reported(clipgen, machine, words):
+def test_an_arm_that_fails_is_named_and_the_others_are_reported(clipgen, machine, unmeasured, words):
     machine.failing = "arm=plain_swap"
     outcome = clipgen(*words)
     assert outcome.status == 1 and "unfinished: plain_swap, seed 0: `clipgen train" in outcome.said
@@ -151,7 +171,7 @@ def test_an_arm_that_fails_is_named_and_the_others_are_reported(clipgen, machine
     assert clipgen(*words).status == 0 and not found()["unfinished"]
 
 
-def test_ctrl_c_in_a_training_ends_it_and_the_same_command_continues(clipgen, machine, words):
+def test_ctrl_c_in_a_training_ends_it_and_the_same_command_continues(clipgen, machine, unmeasured, words):
     machine.failing, machine.status = "arm=plain_swap", 130
     assert clipgen(*words).status == 130 and not Path("outputs/side/compare.json").exists()
     ran = len(machine.words)
@@ -160,7 +180,7 @@ def test_ctrl_c_in_a_training_ends_it_and_the_same_command_continues(clipgen, ma
     assert not any("stage=vqgan" in each and "arm=clipgen" in each for each in machine.words[ran:])
 
 
-def test_learning_rates_are_tried_with_the_first_seed_and_the_best_is_kept(clipgen, machine, words):
+def test_learning_rates_are_tried_with_the_first_seed_and_the_best_is_kept(clipgen, machine, unmeasured, words):
     assert clipgen(*words, "compare.lr_factors=[1,2]", "compare.seeds=[3,4]", "compare.equal_images=false").status == 0
     assert Counter(machine.trained) == {f"{arm} {seed}": 2 if seed == 3 else 1 for arm in ARMS for seed in (3, 4)}
     content = found()
@@ -168,7 +188,7 @@ def test_learning_rates_are_tried_with_the_first_seed_and_the_best_is_kept(clipg
     assert [word for each in machine.words for word in each if word == "transformer.train.lr=0.002"]
 
 
-def test_bars_and_differences_speak_of_the_figures(clipgen, machine, words):
+def test_bars_and_differences_speak_of_the_figures(clipgen, machine, unmeasured, words):
     assert clipgen(*words).status == 0
     content = found()
     difference = next(d for d in content["differences"] if (d["b"], d["metric"]) == ("plain_swap", "judge.all"))
@@ -199,6 +219,6 @@ def test_what_cannot_be_compared_is_one_line(clipgen, machine, words, one_line, 
     assert said in one_line(clipgen(*words, *more)) and not machine.words
 
 
-def test_arms_that_need_captions_say_how_to_add_them(clipgen, machine, words, one_line, run_folder):
-    outcome = clipgen(*words, f"shards={run_folder / 'shards'}", "compare.arms=[clipgen,paired]")
+def test_arms_that_need_captions_say_how_to_add_them(clipgen, machine, words, one_line, image_folder):
+    outcome = clipgen(*words, f"shards={image_folder}", "compare.arms=[clipgen,paired]")
     assert "captions=FILE.tsv" in one_line(outcome) and "compare.arms=[clipgen]" in one_line(outcome)

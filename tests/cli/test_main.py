@@ -29,7 +29,7 @@ KEYS = {
     "min_p fidelity bridge precision batch_size out device "
     "stage name run tokenizer val_samples perturb_prob perturb_neighbours perceptual perceptual_weights fid_weights "
     "dinov2_weights nearest clip",
-    "draw": "out n seed image_size captions left_out",
+    "draw": "out world n seed image_size captions left_out",
     "gap": "latents captions templates clip bank out device",
     "export": "name run out bank clip sampling tokenizer transformer",
     "verify": "shards latents repair images captions tokenizer device",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from clipgen.cli.words import fixed_keys, for_hydra, split_words
+from clipgen.cli.words import fixed_keys, for_hydra, named_folder, split_words
 from clipgen.errors import UserError
 
 
@@ -90,3 +90,10 @@ def test_a_path_works_as_it_is_typed(path):
 
     for word in for_hydra([f"images={path}", f"mask={path}"]):
         assert OverridesParser.create().parse_override(word).value() == path
+
+
+def test_a_folder_may_stand_alone(tmp_path):
+    assert named_folder(["outputs/a b"]) == ["run=outputs/a b"]
+    assert named_folder(["--cfg", "job", "birds", "run=x"]) == ["--cfg", "job", "run=birds", "run=x"]
+    (tmp_path / "lr=1").mkdir()
+    assert named_folder([f"{tmp_path}/lr=1", "lr=1"]) == [f"run={tmp_path}/lr=1", "lr=1"]

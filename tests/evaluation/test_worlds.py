@@ -6,7 +6,7 @@ from PIL import Image
 
 from clipgen.clip.frozen import load_clip
 from clipgen.evaluation.world import scenes_of
-from clipgen.evaluation.worlds import captioned_world, shapes_world
+from clipgen.evaluation.worlds import captioned_world, shapes_world, two_world
 from clipgen.shapes.draw import draw
 from clipgen.shapes.prompts import ablation_prompts
 
@@ -30,7 +30,7 @@ def test_prompts_to_choose_by_are_no_test_prompts():
 def test_each_prompt_of_the_demo_world_has_a_mark_of_its_own(drawn):
     world, asked = shapes_world(), ablation_prompts()[1]
     values = world.judge("test", drawn)
-    assert set(values) == set(world.metrics) and world.aim in values
+    assert world.aim in values and "never shown" in world.described("judge.held_out.all")["title"]
     assert np.nanmin(values["judge.all"]) == 1 and len(values["judge.all"]) == len(asked)
     swapped = [drawn[2], drawn[1], *drawn[2:]]  # the first prompt gets a picture of the second
     wrong = world.judge("test", swapped)["judge.all"]
@@ -49,4 +49,12 @@ def test_own_captions_are_split_in_two_and_scored_by_a_clip(tiny_clip_folder):
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)) for _ in range(4)]
     values = world.judge("test", images)
-    assert values["clip.score"].shape == (2,) and set(values) == set(world.metrics)
+    assert values["clip.score"].shape == (2,) and world.aim in values
+
+
+def test_the_world_of_two_objects_is_asked_in_the_same_way():
+    world = two_world()
+    assert not set(world.prompts["development"]) & set(world.prompts["test"])
+    blank = [Image.new("RGB", (32, 32))] * len(world.prompts["test"])
+    values = world.judge("test", blank)
+    assert np.nanmax(values[world.aim]) == 0 and len(values[world.aim]) == len(blank)
