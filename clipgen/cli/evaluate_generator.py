@@ -51,23 +51,21 @@ def compared(
     which = f"{data.folder} (manifest {data.manifest.content[:8]})"
     pixels = torch.cat([data.val_batches.plain(rows)["image"] for rows in _parts(data.n_val)])
     reference = Pictures(pixels, f"validation pictures of {which}")
-    figures, left_out = {}, {}
+    figures, left_out, measured = {}, {"caploss": "needs a captioner, which this command has none of"}, set()
     for extractor in at_hand.values():
         found, without = against(samples, reference, extractor, prompts)
         for name, figure in found.items():
             figures[f"{extractor.name}.{'circular.' if figure.circular else ''}{name}"] = figure
-        left_out |= {f"{extractor.name}.{name}": why for name, why in without.items()}
-    left_out["caploss"] = "needs a captioner, which this command has none of"
+        left_out |= without
+        measured |= set(found)
+    left_out = {name: why for name, why in left_out.items() if name not in measured}
     if not cfg.nearest:
         left_out["nearest"] = "nearest=0"
         return figures, left_out
-    name = f"{data.n_train:,} training pictures of {which}"
-    own = Pictures(_some(samples.pixels_NHWC, cfg.nearest), samples.name)
-    other = Pictures(_some(reference.pixels_NHWC, cfg.nearest), reference.name)
-    figures |= copies(own, _training(data), name)
-    yardstick = copies(other, _training(data), name)
-    figures |= {key.replace("nearest", "nearest.held_out"): figure for key, figure in yardstick.items()}
-    return figures, left_out
+    looked_up = {"nearest": samples, "nearest.held_out": reference}
+    some = {name: _some(pictures.pixels_NHWC, cfg.nearest) for name, pictures in looked_up.items()}
+    training = (data.train_batches.plain(rows) for rows in _parts(data.n_train))
+    return figures | copies(some, training, f"{data.n_train:,} training pictures of {which}"), left_out
 
 
 def scored(cfg: EvaluateConfig, samples: Pictures, texts: Sequence[str], extractor: Extractor) -> dict[str, float]:
@@ -86,10 +84,6 @@ def show(cfg: EvaluateConfig, images: Sequence[Image.Image], texts: Sequence[str
     shown = [np.asarray(image) for i in picks for image in images[i * cfg.n : (i + 1) * cfg.n]]
     with replacing(Path(cfg.out).with_suffix(".png")) as path:
         image_grid(shown, cfg.n, [texts[i] for i in picks]).save(path, format="PNG")
-
-
-def _training(data: ImageData) -> Iterator[dict[str, torch.Tensor]]:
-    return (data.train_batches.plain(rows) for rows in _parts(data.n_train))
 
 
 def _parts(n: int) -> Iterator[range]:

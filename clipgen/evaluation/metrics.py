@@ -12,6 +12,7 @@ import torch
 import torchmetrics
 from PIL import Image, ImageFilter
 from torch import Tensor
+from tqdm import tqdm
 
 from clipgen.clip.frozen import FrozenClip
 from clipgen.data.transforms import center_crop_resize
@@ -30,16 +31,16 @@ class Figure(NamedTuple):
     implementation: str
     n: int
     resize: str
-    reference: str
+    reference: str  # empty where there is none
     warning: str = ""
     circular: bool = False  # what scored had conditioned or selected the samples
 
     @property
     def how(self) -> str:
-        """All but the value, in one line."""
-        marks = [f"warning: {self.warning}"] * bool(self.warning) + ["circular"] * self.circular
-        parts = [self.implementation, f"N={self.n:,}", f"pictures {self.resize}", f"against {self.reference}", *marks]
-        return "; ".join(parts)
+        """All but the value, in one line; what to beware of comes first."""
+        marks = ["CIRCULAR"] * self.circular + [f"WARNING {self.warning}"] * bool(self.warning)
+        against = [f"against {self.reference}"] * bool(self.reference)
+        return "; ".join([*marks, self.implementation, f"N={self.n:,}", f"pictures {self.resize}", *against])
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Pictures:
         key = extractor.fingerprint, k
         if key not in self._features:
             parts = self.pixels_NHWC.split(BATCH)
+            parts = tqdm(parts, f"{extractor.name}: {self.name}", unit="batch", leave=False, disable=len(self) < FEW)
             blurs = parts if k is None else (torch.stack([blurred(each, k) for each in part]) for part in parts)
             self._features[key] = torch.cat([extractor.embed(part) for part in blurs])
         return self._features[key]
@@ -118,11 +120,8 @@ def manifold(samples: Pictures, reference: Pictures, extractor: Extractor) -> di
     warning = ""
     if min(len(samples), len(reference)) < FEW:
         warning = f"few for nearest neighbours: {_sizes(samples, reference)}; compare at equal numbers only"
-    kinds = {
-        "precision": (features.PR_NEIGHBOURS, "arXiv 1904.06991"),
-        "recall": (features.PR_NEIGHBOURS, "1904.06991"),
-    }
-    kinds |= {name: (features.DC_NEIGHBOURS, "arXiv 2002.09797") for name in ("density", "coverage")}
+    precision, density = (features.PR_NEIGHBOURS, "arXiv 1904.06991"), (features.DC_NEIGHBOURS, "arXiv 2002.09797")
+    kinds = {"precision": precision, "recall": precision, "density": density, "coverage": density}
     values = features.manifold(samples.features_NF(extractor), reference.features_NF(extractor))
     return {
         name: _figure(
@@ -169,14 +168,15 @@ def caption_loss(samples: Pictures, prompts: Sequence[str], captioner: Captioner
     return _figure(values_Pn.mean(), by, samples, "as the captioner takes them", None, "", captioner), values_Pn
 
 
-def copies(samples: Pictures, training: Iterable[Mapping[str, Tensor]], name: str) -> dict[str, Figure]:
-    """How far the nearest training picture is, by pixels: the mean over the samples, and the least."""
-    levels_M = nearest(samples.pixels_NHWC.numpy(), training)[1]
-    by = "root mean square difference of pixels, in levels of 255"
-    return {
-        f"nearest.{kind}": Figure(float(value), by, len(samples), "as they are", name)
-        for kind, value in (("mean", levels_M.mean()), ("least", levels_M.min()))
-    }
+def copies(sets: Mapping[str, Tensor], training: Iterable[Mapping[str, Tensor]], name: str) -> dict[str, Figure]:
+    """How far the nearest training picture is, by pixels: of each set uint8 (M, H, W, 3) the mean and the least."""
+    levels = nearest(torch.cat(list(sets.values())).numpy(), training)[1]
+    by, figures = "root mean square difference of pixels, in levels of 255", {}
+    for key, pixels_MHWC in sets.items():
+        own, levels = levels[: len(pixels_MHWC)], levels[len(pixels_MHWC) :]
+        for kind, value in (("mean", own.mean()), ("least", own.min())):
+            figures[f"{key}.{kind}"] = Figure(float(value), by, len(own), "as they are", name)
+    return figures
 
 
 def against(
@@ -217,7 +217,7 @@ def _figure(
     value: float, implementation: str, samples: Pictures, resize: str, reference: Pictures | None, warning: str,
     judge: Extractor | Captioner,
 ) -> Figure:  # fmt: skip
-    name = "none" if reference is None else f"{len(reference):,} {reference.name}"
+    name = "" if reference is None else f"{len(reference):,} {reference.name}"
     circular = judge.fingerprint in samples.made_with
     return Figure(float(value), implementation, len(samples), resize, name, warning, circular)
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from clipgen.checkpoint import read_checkpoint, submodule
 from clipgen.cli.build import load_tokenizer
-from clipgen.cli.extractors import dinov2
+from clipgen.cli.extractors import dinov2, inception
 from clipgen.data.manifest import Manifest
 from clipgen.data.sample import image_sample, sample_key
 from clipgen.data.shards import shard_name, write_shard
@@ -189,6 +189,18 @@ def test_rfid_by_a_local_file(clipgen, run_folder, tmp_path, monkeypatch):
     assert outcome.status == 0, outcome.error
     figure = json.loads((out / "vqgan.json").read_text())["figures"]["rfid"]
     assert figure["value"] > 0 and "299" in figure["how"] and "inception.pth" in figure["how"]
+    (tmp_path / "prompts.txt").write_text("a red circle\na blue ring\na cross\n", encoding="utf-8")
+    words = f"model={run_folder / 'model'}", f"shards={run_folder / 'shards'}", f"prompts={tmp_path / 'prompts.txt'}"
+    outcome = clipgen("evaluate", *words, f"fid_weights={tmp_path / 'inception.pth'}", f"out={out / 'generator.json'}")
+    assert outcome.status == 0, outcome.error
+    found = json.loads((out / "generator.json").read_text())
+    assert found["inception.is"] >= 1 and "1008 classes" in found["how"]["inception.is"]["warning"]
+    assert found["inception.fid_k.8"] > 0 and "is" not in found["left_out"] and "cmmd" in found["left_out"]
+    extractor = inception(tmp_path / "inception.pth")
+    both = module.FeatureExtractorInceptionV3("i", ["2048", "logits_unbiased"], str(tmp_path / "inception.pth"))
+    image_BCHW = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    wanted = both(image_BCHW)[1]
+    torch.testing.assert_close(extractor.embed(image_BCHW.permute(0, 2, 3, 1)) @ extractor.class_weights_CF.T, wanted)
 
 
 SETS = {f"fid_k.{k}" for k in (0, 1, 2, 4, 8)} | {"cmmd", "precision", "recall", "density", "coverage", "diversity"}
@@ -217,7 +229,7 @@ def test_a_generator_against_pictures_in_one_command(clipgen, run_folder, other_
     copies = {"nearest.mean", "nearest.least", "nearest.held_out.mean", "nearest.held_out.least"}
     kept = SETS if n_val > 5 else SETS - {"precision", "recall", "density", "coverage"}
     assert set(told) == {f"clip.{name}" for name in kept} | copies
-    assert "circular" not in outcome.said
+    assert "circular" not in outcome.said.lower()
     assert {"vqgan.psnr", "clip.score", *told} <= set(found)
     for name, figure in told.items():
         assert found[name] == figure["value"] and figure["implementation"] and figure["resize"], name

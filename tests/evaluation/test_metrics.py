@@ -114,7 +114,7 @@ def test_too_few_pictures_are_warned_of_beside_the_number(reference, extractor):
     assert len(reference) > size >= len(few)
     warned = fid_k(few, reference, extractor, 0)
     assert "drawn pictures are 50" in warned.warning and f"the {size} features" in warned.warning
-    assert "warning: biased upwards" in warned.how
+    assert "WARNING biased upwards" in warned.how
     assert fid_k(reference, few, extractor, 0).warning  # of the reference as well
     assert not fid_k(reference, drawn(100, 2), extractor, 0).warning
     assert "is the bias of few pictures" in cmmd(drawn(20, 2), drawn(20, 3), extractor).warning
@@ -128,7 +128,7 @@ def test_what_conditioned_or_selected_makes_a_figure_circular(reference, clip, e
         figures, _ = against(pictures, reference, extractor, 20)
         every = [*figures.values(), clip_score(pictures, prompts, clip)[0]]
         assert {figure.circular for figure in every} == {circular}
-        assert all(("circular" in figure.how) == circular for figure in every)
+        assert all(("CIRCULAR" in figure.how) == circular for figure in every)
     assert not fid_k(own, reference, random_extractor(), 0).circular  # another network's is its own
     captioner = Captioner("reader", "r" * 16, lambda image, texts: torch.ones(len(texts)))
     assert not metrics.caption_loss(own, prompts, captioner)[0].circular
@@ -159,7 +159,12 @@ def test_a_captioner_is_asked_for_each_sample_and_its_own_prompt():
 def test_what_an_extractor_cannot_measure_is_left_out_by_name(reference, extractor):
     figures, left_out = against(drawn(20, 2), reference, random_extractor(classes=torch.eye(8)), 20)
     assert set(left_out) == {"cmmd", "diversity"} and "by a CLIP" in left_out["cmmd"]
-    assert figures["is"].reference == "none" and figures["is"].warning and 1 <= figures["is"].value <= 8
+    assert (
+        not figures["is"].reference
+        and "against" not in figures["is"].how
+        and figures["is"].warning
+        and 1 <= figures["is"].value <= 8
+    )
     _, left_out = against(drawn(1, 2), reference, extractor, 1)
     wanted = {"fid_k", "cmmd", "precision", "recall", "density", "coverage", "is", "diversity"}
     assert set(left_out) == wanted and "1 drawn pictures" in left_out["fid_k"]
@@ -169,10 +174,13 @@ def test_what_an_extractor_cannot_measure_is_left_out_by_name(reference, extract
 
 def test_copies_of_training_pictures_are_seen(reference):
     batches = [{"image": part} for part in reference.pixels_NHWC.split(50)]
-    own = metrics.copies(Pictures(reference.pixels_NHWC[30:90], "copies"), batches, "120 training pictures")
-    other = metrics.copies(drawn(60, 2), batches, "120 training pictures")
-    assert own["nearest.mean"].value < 0.1 and own["nearest.least"].value < 0.1 < other["nearest.least"].value
-    assert other["nearest.least"].value < other["nearest.mean"].value
+    sets = {"copied": reference.pixels_NHWC[30:90], "fresh": drawn(50, 2).pixels_NHWC}
+    found = metrics.copies(sets, batches, "120 training pictures")
+    assert found["copied.mean"].value < 0.1 and found["copied.least"].value < 0.1 < found["fresh.least"].value
+    assert found["fresh.least"].value < found["fresh.mean"].value
+    assert (found["copied.mean"].n, found["fresh.mean"].n) == (60, 50)
+    alone = metrics.copies({"fresh": sets["fresh"]}, batches, "")
+    assert alone["fresh.mean"].value == pytest.approx(found["fresh.mean"].value)
 
 
 def test_features_are_taken_once_for_each_network_and_blur(reference, monkeypatch):
