@@ -112,8 +112,9 @@ def check(cfg: Config) -> None:
     _check_quantizer(t)
     _check_training(t)
     devices = max(cfg.trainer.devices, int(os.environ.get("WORLD_SIZE", 1)))
-    _check_transformer(m)
-    _check_level(cfg)
+    _check_transformer(m, cfg.stage)
+    if cfg.stage != "paired":
+        _check_level(cfg)
     _check_strategy(cfg, devices)
     if m.gft and (cfg.sampling.guidance_schedule != "constant" or cfg.sampling.guidance_scale < 1):
         raise UserError(
@@ -276,9 +277,9 @@ def _check_training(t: Tokenizer) -> None:
         raise UserError("tokenizer.channel_multipliers=[]; give one for each resolution, as [1,2,2]")
 
 
-def _check_transformer(m: TransformerModel) -> None:
+def _check_transformer(m: TransformerModel, stage: str | None) -> None:
     train, key = m.train, "transformer."
-    if m.style == "gpt2":
+    if m.style == "gpt2" and stage != "paired":
         for name, value, mend in (
             ("n_prefix", m.n_prefix != 1, "1"),
             ("train.rar", train.rar, "false, as its tokens do not say where they stand"),

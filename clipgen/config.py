@@ -158,7 +158,7 @@ class Paired:
     """What stage=paired has beside `transformer`."""
 
     vocab_size: int = 50_000  # at most; fewer where the captions have fewer words
-    text_length: int | None = None  # pieces; null: of the longest caption, 64 at most
+    text_length: int = 64  # pieces, at most; fewer where the longest caption has fewer
     txt_loss_scale: float = 1.0
     img_loss_scale: float = 1.0
     sandwich: bool = False

@@ -54,13 +54,21 @@ def write_latents(
     grid: tuple[int, int] = (2, 3),
     embedding_size: int = 4,
     split_at: int = 8,
+    captions: Callable[[int], list[str]] = lambda i: [],
 ) -> Manifest:
-    """Latent shards; the tokens of sample i are i, but for the second, which is the number of the crop."""
+    """Latent shards; the tokens of sample i are i, but for the second, which is the number of the crop.
+
+    Where it has captions, the embedding of the c-th is c everywhere.
+    """
 
     def sample(i: int) -> Sample:
         tokens = np.full((crops, *grid), i, np.uint16)
         tokens[:, 0, 1] = range(crops)
-        return latent_sample(sample_key(i), tokens, np.full((crops, embedding_size), i % 7), {"source": f"{i}.png"})
+        clip, meta, texts = np.full((crops, embedding_size), i % 7), {"source": f"{i}.png"}, captions(i)
+        if not texts:
+            return latent_sample(sample_key(i), tokens, clip, meta)
+        text_clip = np.arange(len(texts))[:, None].repeat(embedding_size, 1)
+        return latent_sample(sample_key(i), tokens, clip, meta, texts, text_clip)
 
     return _write(folder, "latents", sample, n_train, n_val, split_at, {})
 

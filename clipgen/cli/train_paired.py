@@ -29,8 +29,6 @@ from clipgen.ranks import from_rank_zero
 from clipgen.transformer.execution import compile_in_place
 from clipgen.transformer.sampling import generate
 
-LONGEST = 64  # pieces of a text, unless paired.text_length says more: CogView's
-
 
 def train_paired(cfg: Config, folder: Path) -> Record:
     """Captioned latents → `folder/best.ckpt`, with the pieces of its texts beside it."""
@@ -107,7 +105,7 @@ def read_text(cfg: Config, data: CaptionedLatentData) -> tuple[Text, int]:
     captions = list(data.captions())
     text = Text.train(captions, cfg.paired.vocab_size)
     longest = max(map(len, text.encode(captions)))
-    length = cfg.paired.text_length or min(longest, LONGEST)
+    length = min(longest, cfg.paired.text_length)
     if longest > length:
         cut = sum(len(own) > length for own in text.encode(captions))
         say(f"paired: {cut:,} of {len(captions):,} captions are longer than {length} pieces and are cut there")

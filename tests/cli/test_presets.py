@@ -7,8 +7,9 @@ import torch
 from omegaconf import OmegaConf
 
 from clipgen.check import check
-from clipgen.cli.build import tokenizer_settings, transformer_settings
+from clipgen.cli.build import paired_settings, tokenizer_settings, transformer_settings
 from clipgen.config import Config
+from clipgen.paired.model import PairedTransformer
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.model import Transformer
 
@@ -87,3 +88,30 @@ def test_a_transformer_s_preset_has_the_size_it_says(name, millions):
         model = Transformer(**transformer_settings(cfg.transformer, (16, 16), 16_384, 512))
     found = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     assert found == pytest.approx(millions, abs=0.05 if "paper" in name else 0.5)
+
+
+def paired(name: str, codebook_size: int, grid: tuple[int, int], pieces: int) -> PairedTransformer:
+    cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(MODELS / f"{name}.yaml"))
+    cfg.stage, cfg.transformer.dropout = "paired", cfg.transformer.dropout or 0.0
+    check(cfg)
+    assert cfg.paired.sandwich and cfg.paired.pb_relax and cfg.paired.shrink_gradient == 0.1
+    with torch.device("meta"):
+        return PairedTransformer(**paired_settings(cfg, grid, codebook_size, pieces, cfg.paired.text_length))
+
+
+def test_cogview_s_preset_has_the_paper_s_four_billion_parameters():
+    model = paired("cogview_4b", 8192, (32, 32), 50_000)
+    every = sum(parameter.numel() for parameter in model.parameters())
+    heads = sum(parameter.numel() for head in (model.head, model.text_head) for parameter in head.parameters())
+    assert (every - heads) / 1e9 == pytest.approx(4.0, abs=0.1)  # the paper's head is its embedding
+    assert every / 1e9 == pytest.approx(4.07, abs=0.01)
+    assert model.n_prefix + model.n_tokens + 1 == 64 + 3 + 1024 + 1
+
+
+@pytest.mark.parametrize(("name", "like"), [("tiny", "tiny"), ("small", "small"), ("base", "base")])
+def test_cogview_s_smaller_presets_are_as_large_as_ours(name, like):
+    ours = OmegaConf.load(MODELS / f"clipgen_{like}.yaml")
+    model = paired(f"cogview_{name}", 1024, (8, 8), 100)
+    inside = sum(parameter.numel() for parameter in model.blocks.parameters())
+    wanted = 12 * ours.depth * ours.width**2
+    assert inside == pytest.approx(wanted, rel=0.03)

@@ -1,0 +1,170 @@
+"""`clipgen train stage=paired` and `transformer.condition=text`: from captions to pictures, and what goes wrong."""
+
+import csv
+import json
+
+import pytest
+from PIL import Image
+
+from clipgen.checkpoint import read_checkpoint
+from clipgen.pipeline import ClipGen
+from clipgen.shapes.draw import world
+
+PROMPT = "a red circle on a blue background"
+
+
+@pytest.fixture(scope="module")
+def captioned(clipgen, run_folder, tiny, tmp_path_factory):
+    """Shards and latents of 60 pictures, 50 with captions, by the finished run's tokenizer. Not to be changed."""
+    folder = tmp_path_factory.mktemp("captioned")
+    (folder / "images").mkdir()
+    rows = ["file\tcaption"]
+    for i, (_, pixels, caption) in enumerate(world(60, 3, 32)):
+        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
+        rows += [f"{i}.png\t{caption}", f"{i}.png\tsome picture, {caption}"] if i % 6 else []
+    (folder / "captions.tsv").write_text("\n".join(rows))
+    for words in (
+        ["prep", f"images={folder / 'images'}", f"captions={folder / 'captions.tsv'}", "prep.val_fraction=0.2"],
+        ["encode", f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"],
+    ):
+        outcome = clipgen(*words, f"shards={folder / 'shards'}", f"latents={folder / 'latents'}", *tiny)
+        assert outcome.status == 0, outcome.error
+    return folder
+
+
+@pytest.fixture
+def train(clipgen, captioned, run_folder, tiny, tmp_path):
+    def train(*words: str, out=tmp_path, command=clipgen):
+        tokenizer = run_folder / "vqgan" / "last.ckpt"
+        inputs = [f"latents={captioned / 'latents'}", f"tokenizer.ckpt={tokenizer}", f"out={out}"]
+        return command("train", *tiny, *inputs, "stage=paired", *words)
+
+    return train
+
+
+def test_captions_to_pictures(train, clipgen, captioned, run_folder, tiny_clip_folder, one_line, tmp_path):
+    outcome = train("captions_share=0.5")
+    assert outcome.status == 0, outcome.error
+    assert "have captions and are trained on; the others are left out" in outcome.said
+    assert "pieces of text" in outcome.said and "paired: done in" in outcome.said
+    folder = tmp_path / "paired"
+    assert {"last.ckpt", "best.ckpt", "text.model", "stage.json", "metrics.csv", "grids"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert list((folder / "grids").glob("*.png"))
+    with open(folder / "metrics.csv", newline="") as file:
+        assert {"val/loss", "val/text"} <= set(csv.DictReader(file).fieldnames)
+    assert "done already" in train("captions_share=0.5").said
+    tokenizer = f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"
+    clip = [f"clip.model=local-dir:{tiny_clip_folder}", "clip.pretrained=null"]
+    model = tmp_path / "model"
+    made = clipgen("export", "stage=paired", f"run={tmp_path}", f"out={model}", tokenizer, *clip)
+    assert made.status == 0, made.error
+    config = json.loads((model / "config.json").read_text())
+    assert config["kind"] == "paired" and not {"bridge", "fidelity"} & set(config["sampling"])
+    assert {path.suffix for path in model.iterdir() if path.is_file()} <= {".json", ".safetensors", ".md", ".model"}
+    for ask in (["n=3"], ["candidates=4", "keep=2", "rerank=self"], ["candidates=4", "keep=2"]):
+        sampled = clipgen("sample", f"model={model}", PROMPT, "a " * 70 + "ring", f"out={tmp_path / 'out'}", *ask)
+        assert sampled.status == 0, sampled.error
+        assert "is longer than the context of this model" in sampled.error and sampled.error.count("is cut") == 1
+    assert (tmp_path / "out" / "grid.png").is_file()
+    judged = clipgen("evaluate", f"model={model}", "world=shapes", "split=development", "n=1")
+    assert judged.status == 0 and "judge.foreground" in judged.said
+    pipeline = ClipGen.from_pretrained(model)
+    again = ClipGen.from_pretrained(model).generate([PROMPT, "a ring"], n=2, seed=3)
+    assert [image.tobytes() for image in pipeline.generate([PROMPT], n=2, seed=3)] == [i.tobytes() for i in again[:2]]
+    picture = tmp_path / "picture.png"
+    again[0].save(picture)
+    for words, why in (
+        (["bridge=mean", PROMPT], "bridge=mean has no effect on a model that was trained on captions"),
+        (["fidelity=0.9", PROMPT], "fidelity=0.9 has no effect"),
+        ([f"image={picture}"], "is asked by text alone, not by an image"),
+    ):
+        assert why in one_line(clipgen("sample", f"model={model}", f"out={tmp_path / 'out'}", *words))
+    text = (model / "text.model").read_bytes()
+    (model / "text.model").write_bytes(text[: len(text) // 2])
+    assert "text.model is no model of SentencePiece" in one_line(clipgen("sample", f"model={model}", PROMPT))
+    (model / "text.model").unlink()
+    assert "text.model cannot be read" in one_line(clipgen("sample", f"model={model}", PROMPT))
+
+
+def test_other_settings_begin_anew(train, tmp_path):
+    assert train().status == 0
+    changed = train("paired.txt_loss_scale=5")
+    assert changed.status == 0 and "begins anew" in changed.said and "txt_loss_scale" in changed.said
+    for name in ("paired", "paired.previous"):
+        assert read_checkpoint(tmp_path / name / "last.ckpt", "paired")["clipgen"]["batches"] == 6
+
+
+@pytest.mark.parametrize("at", ["cogview_tiny", "clipgen_tiny"])
+def test_cogview_s_preset_trains_with_everything_on(train, at, tmp_path):
+    small = ["transformer.width=64", "transformer.depth=1", "transformer.heads=1", "transformer.train.ema=0.9"]
+    outcome = train(f"model={at}", *small, "transformer.train.accumulate=2", "prompts=[a red circle]")
+    assert outcome.status == 0, outcome.error
+    kept = read_checkpoint(tmp_path / "paired" / "last.ckpt", "paired")["clipgen"]["settings"]["paired"]
+    assert kept["pb_relax"] is (at == "cogview_tiny") and kept["style"] == ("gpt2" if kept["sandwich"] else "modern")
+
+
+@pytest.mark.slow
+def test_two_ranks_train_what_one_does(train, clipgen_process, tmp_path):
+    common = ["trainer.precision=32-true", "transformer.train.optimizer=adamw", "transformer.dropout=0"]
+    states = []
+    for devices in (1, 2):
+        out = tmp_path / str(devices)
+        outcome = train(*common, f"trainer.devices={devices}", out=out, command=clipgen_process)
+        assert outcome.status == 0, outcome.error
+        states.append(read_checkpoint(out / "paired" / "last.ckpt", "paired")["state_dict"])
+    for name, tensor in states[0].items():
+        assert (states[1][name].float() - tensor.float()).abs().mean() < 1e-5, name
+
+
+def test_a_transformer_of_captions(train, clipgen, captioned, run_folder, tiny_clip_folder, one_line, tmp_path):
+    outcome = train("stage=transformer", "transformer.condition=text", "captions_share=0.9")
+    assert outcome.status == 0, outcome.error
+    assert "transformer: of " in outcome.said and "are left out" in outcome.said
+    model = tmp_path / "model"
+    (tmp_path / "latents").symlink_to(captioned / "latents")
+    clip = [f"clip.model=local-dir:{tiny_clip_folder}", "clip.pretrained=null"]
+    tokenizer = f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"
+    made = clipgen("export", f"run={tmp_path}", f"out={model}", tokenizer, *clip)
+    assert made.status == 0, made.error
+    pipeline = ClipGen.from_pretrained(model)
+    assert pipeline.transformer.condition == "text"
+    own = pipeline._text_conditions([PROMPT])
+    mean_E = pipeline.statistics["text_mean"]
+    wanted = pipeline.clip.encode_text([PROMPT]) - mean_E
+    assert (own - wanted / wanted.norm()).abs().max() < 1e-5
+    assert (pipeline._text_conditions([PROMPT], "none") == own).all()
+    assert len(pipeline.generate([PROMPT], n=2)) == 2
+    refused = train("stage=transformer", "transformer.condition=text", "transformer.train.recon.weight=0.1")
+    assert "transformer.condition=text knows their captions" in one_line(refused)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["captions_share=0"], "captions_share=0; take more than 0 and at most 1"),
+        (["captions_share=1e-9"], "leaves none that has a caption"),
+        (["paired.vocab_size=60000"], "paired.vocab_size=60000; take at most 50000"),
+        (["paired.vocab_size=4"], "change paired.vocab_size"),
+        (["paired.img_loss_scale=0"], "trains on no image"),
+        (["paired.text_length=0"], "paired.text_length=0; take at least 1"),
+        (["paired.shrink_gradient=2"], "paired.shrink_gradient=2.0 is out of range"),
+        (["transformer.train.rar=true"], "transformer.train.rar=True has no effect on stage=paired"),
+        (["transformer.condition=words"], "transformer.condition=words is unknown"),
+    ],
+)
+def test_what_cannot_be_is_one_line(train, one_line, words, why):
+    assert why in one_line(train(*words))
+
+
+def test_latents_without_captions_are_refused_before_anything_is_written(train, one_line, run_folder, tmp_path):
+    for words in (["stage=paired"], ["stage=transformer", "transformer.condition=text"]):
+        line = one_line(train(f"latents={run_folder / 'latents'}", *words))
+        assert "has a caption; pack the images again with captions=FILE" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_captions_that_are_too_long_are_cut_and_counted(train):
+    outcome = train("paired.text_length=4")
+    assert outcome.status == 0 and "captions are longer than 4 pieces and are cut there" in outcome.said

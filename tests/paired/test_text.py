@@ -1,0 +1,44 @@
+"""Captions as pieces: the same each time, bounded by the captions, and never a pickle."""
+
+import pytest
+
+from clipgen.errors import UserError
+from clipgen.paired.text import Text
+
+CAPTIONS = ["a red circle on blue", "a blue circle on white", "there is a small black cross", "a green ring"] * 5
+
+
+def test_the_same_captions_give_the_same_pieces():
+    one, two = Text.train(CAPTIONS, 50_000), Text.train(CAPTIONS, 50_000)
+    assert one.content == two.content and one.sha256 == two.sha256
+    assert Text.train([*CAPTIONS, "a yellow triangle"] * 3, 50_000).sha256 != one.sha256
+
+
+def test_the_vocabulary_is_bounded_by_the_data_and_by_what_is_asked():
+    text = Text.train(CAPTIONS, 50_000)
+    assert 20 < len(text) <= 14 + 20 + 2
+    assert len(Text.train(CAPTIONS, 26)) <= 26
+    assert all(0 < piece < len(text) for piece in text.encode(CAPTIONS[:4])[0])
+
+
+def test_a_text_comes_back_in_lower_case_and_what_is_new_is_one_number():
+    text = Text.train(CAPTIONS, 100)
+    assert text.decode(text.encode(["A RED circle on blue"])[0]) == "a red circle on blue"
+    assert text.encode([""]) == [[]]
+    assert not text.unknown("a small red ring") and text.unknown("a ζ ring")
+
+
+def test_it_is_kept_in_a_file(tmp_path):
+    text = Text.train(CAPTIONS, 100)
+    text.save(tmp_path / "text.model")
+    assert Text.load(tmp_path / "text.model").encode(CAPTIONS) == text.encode(CAPTIONS)
+    with pytest.raises(UserError, match="cannot be read"):
+        Text.load(tmp_path / "other.model")
+    (tmp_path / "other.model").write_bytes(b"\x80\x04K\x01.")
+    with pytest.raises(UserError, match="no model of SentencePiece"):
+        Text.load(tmp_path / "other.model")
+
+
+def test_fewer_pieces_than_letters_are_refused():
+    with pytest.raises(UserError, match=r"paired\.vocab_size"):
+        Text.train(CAPTIONS, 5)
