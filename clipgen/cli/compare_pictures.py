@@ -8,6 +8,7 @@ import torch
 
 from clipgen.cli.build import load_clip_once
 from clipgen.cli.evaluate_generator import compared as figures_of
+from clipgen.cli.evaluate_generator import pictures_of
 from clipgen.cli.extractors import extractors
 from clipgen.cli.machine import pick_device
 from clipgen.config import ClipChoice, EvaluateConfig
@@ -44,6 +45,7 @@ class PictureFigures:
         size = next(iter(compared.arms.values())).cfg.tokenizer.image_size
         self.data = ImageData(cfg.shards, size, 256, 1, val_samples=REFERENCE)
         self.data.setup("fit")
+        self.reference = pictures_of(self.data)
         self.metrics: dict[str, dict[str, Any]] = {}
 
     def of(self, job: "Job", test: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +76,7 @@ class PictureFigures:
         arm = self.compared.arms[job.variant.arm].cfg
         by_clip = arm.stage != "paired" or arm.compare.arm.candidates
         samples = Pictures(pixels_NHWC, "samples", [self.conditioning] if by_clip else [])
-        found, left_out = figures_of(self.how, samples, len(prompts), self.data, self.at_hand)
+        found, left_out = figures_of(self.how, samples, self.reference, len(prompts), self.data, self.at_hand)
         figures = {name.replace("clip.", "", 1).replace("circular.", ""): figure for name, figure in found.items()}
         score, values_Pn = clip_score(samples, prompts, self.at_hand["clip"].network.clip)
         figures["clip.score"] = score

@@ -30,7 +30,7 @@ def main(cfg: EvaluateConfig) -> float | None:
             "prompts=FILE needs clip.model=NAME, the CLIP that scores (take one that did not condition), or "
             "shards=FOLDER, pictures to compare with"
         )
-    from clipgen.cli.evaluate_generator import captions, compared, held_out, scored, show
+    from clipgen.cli.evaluate_generator import captions, compared, held_out, pictures_of, scored, show
     from clipgen.cli.extractors import extractors
     from clipgen.cli.machine import pick_device
     from clipgen.cli.say import say_cut
@@ -82,7 +82,7 @@ def main(cfg: EvaluateConfig) -> float | None:
         if cfg.clip.model:
             metrics |= scored(cfg, samples, texts, at_hand["clip"])
         if data:
-            found, without = compared(cfg, samples, len(texts), data, at_hand)
+            found, without = compared(cfg, samples, pictures_of(data), len(texts), data, at_hand)
             told |= found
             left_out |= missing | without
         if cfg.out:

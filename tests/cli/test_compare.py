@@ -222,3 +222,51 @@ def test_what_cannot_be_compared_is_one_line(clipgen, machine, words, one_line, 
 def test_arms_that_need_captions_say_how_to_add_them(clipgen, machine, words, one_line, image_folder):
     outcome = clipgen(*words, f"shards={image_folder}", "compare.arms=[clipgen,paired]")
     assert "captions=FILE.tsv" in one_line(outcome) and "compare.arms=[clipgen]" in one_line(outcome)
+
+
+WHOLE = """# @package _global_
+defaults:
+  - compare_demo
+name: whole
+out: whole
+tokenizer: {train: {steps: 6, batch_size: 8, warmup: 1, continuous_steps: 2, usage_window: 2}}
+transformer: {width: 64, depth: 1, heads: 1, train: {batch_size: 8, warmup: 1}}
+trainer: {val_every: 4, grid_every: 100, threads: 1, device: cpu}
+prep: {workers: 1}
+compare:
+  steps: 9
+  trials: 2
+  tolerance: 0.1
+  judge_model: local-dir:${package_dir:clipgen.shapes}/clip
+  first: [[draw, "out=${out}/images", n=200, captions=true]]
+"""
+FEW_CANDIDATES = """# @package _global_
+defaults:
+  - clip_gen_paper
+compare: {arm: {candidates: 3, keep: 2}}
+"""
+
+
+@pytest.mark.slow
+def test_every_arm_from_nothing_to_the_page(clipgen_process, tmp_path):
+    """With an experiment and an arm of the user's own."""
+    for group, name, content in (("experiment", "whole", WHOLE), ("arm", "paper", FEW_CANDIDATES)):
+        (tmp_path / "conf" / group).mkdir(parents=True)
+        (tmp_path / "conf" / group / f"{name}.yaml").write_text(content, encoding="utf-8")
+    arms = "compare.arms=[clipgen,plain_swap,paper,paired,paired_clip]"
+    words = ["compare", "--config-dir", tmp_path / "conf", "experiment=whole", arms]
+    outcome = clipgen_process(*words, folder=tmp_path, timeout=1200)
+    assert outcome.status == 0, outcome.error[-2000:]
+    content = found(tmp_path / "whole")
+    names = {"clipgen", "plain_swap", "paper"}
+    names |= {f"{arm}{share}" for arm in ("paired", "paired_clip") for share in ("", "_10pct", "_1pct")}
+    assert set(content["arms"]) == names == set(content["curves"]) and not content["unfinished"]
+    paired = content["arms"]["paired"]["about"]
+    assert paired["steps"] < 9 and paired["captions_share"] == 1 and paired["chosen"].keys() == {
+        "guidance_scale", "temperature", "top_k"
+    }  # fmt: skip
+    assert content["arms"]["paired_clip"]["about"]["steps"] == 9
+    assert content["arms"]["clipgen"]["about"]["circular"] == []
+    assert (tmp_path / "whole" / "report.html").stat().st_size > 10_000
+    again = clipgen_process(*words, folder=tmp_path, timeout=600)
+    assert again.status == 0 and "clipgen train" not in again.said, "nothing is made twice"
