@@ -98,6 +98,14 @@ def test_a_set_against_itself_and_copies_of_one_picture():
     assert copies["coverage"] < 0.3
 
 
+def test_copies_are_at_distance_0_however_long_the_features_are():
+    """A set of sixes of the same picture has balls of radius 0, which hold exactly that picture."""
+    distinct = blob(40, 64, 1) * 30
+    found = manifold(distinct, distinct.repeat(6, 1))
+    assert found["precision"] == 1 and found["recall"] == 1 and found["density"] == found["coverage"] == 0
+    assert manifold(distinct + 1e-3, distinct.repeat(6, 1))["precision"] == 0
+
+
 def test_the_inception_score_of_sure_and_even_classes_and_of_unsure_ones():
     sure = torch.eye(7).repeat(1000, 1) * 50
     assert inception_score(sure) == pytest.approx(7, rel=0.01)
