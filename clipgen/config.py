@@ -210,8 +210,42 @@ class Trainer:
 
 
 @dataclass
+class Arm:
+    """What a comparison knows of an arm beside its settings (conf/arm)."""
+
+    conditioned_on: str | None = None
+    asked_with: str | None = None
+    captions_shares: list[float] = field(default_factory=lambda: [0.0])
+    choices: dict[str, list[Any]] = field(default_factory=dict)  # of sampling: what trials are drawn from
+    candidates: int | None = None  # of a test prompt, of which the CLIP keeps the best `keep`
+    keep: int = 8
+
+
+@dataclass
+class Comparison:
+    arms: list[str] = field(
+        default_factory=lambda: ["clipgen", "plain_swap", "clip_gen_paper", "paired", "paired_clip"]
+    )
+    steps: int = 1500  # of arm clipgen; the others get as many FLOPs, and as many pictures
+    equal_images: bool = True
+    seeds: list[int] = field(default_factory=lambda: [0])
+    lr_factors: list[float] = field(default_factory=lambda: [1.0])
+    trials: int = 8
+    development: int = 1  # pictures of a prompt
+    test: int = 4
+    prompts: int = 200  # of each split, where captions are the prompts
+    tolerance: float = 0.02
+    judge_model: str | None = None  # a CLIP that conditioned nothing, for the scores
+    judge_pretrained: str | None = None
+    fid_weights: str | None = None
+    dinov2_weights: str | None = None
+    first: list[list[str]] = field(default_factory=list)  # commands that draw the pictures
+    arm: Arm = field(default_factory=Arm)
+
+
+@dataclass
 class Config:
-    """What `run`, `prep`, `train` and `encode` share: the four of them read one run's settings."""
+    """What `run`, `prep`, `train`, `encode` and `compare` share: they read one run's settings."""
 
     name: str = "run"
     out: str = "outputs/${name}"
@@ -239,6 +273,7 @@ class Config:
     executor: Executor = field(default_factory=Executor)
     sampling: Sampling = field(default_factory=Sampling)
     trainer: Trainer = field(default_factory=Trainer)
+    compare: Comparison = field(default_factory=Comparison)
 
 
 @dataclass

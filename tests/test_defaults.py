@@ -17,7 +17,7 @@ STAYS_OPEN = {  # or never chosen
     "images", "captions", "stage", "experiment", "world", "prep.size", "prep.max_aspect", "prep.source_bytes_per_shard",
     "prep.near_duplicates", "encode.workers", "executor.tasks", "trainer.threads",
     "tokenizer.train.perceptual_weights", "tokenizer.train.perceptual_sha256", "clip.train.logit_scale",
-    "paired.text_length",
+    "direction",
 }  # fmt: skip
 
 
@@ -37,10 +37,11 @@ def values(cfg: Config) -> dict[str, object]:
 
 
 def open_keys(cfg: Config) -> set[str]:
+    others = ".ckpt", ".ckpt_config", ".pretrained"
     return {
         key
         for key, value in values(cfg).items()
-        if value is None and not key.endswith((".ckpt", ".ckpt_config", ".pretrained"))
+        if value is None and not key.endswith(others) and not key.startswith("compare.")
     }
 
 

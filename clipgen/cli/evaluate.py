@@ -30,7 +30,7 @@ def main(cfg: EvaluateConfig) -> float | None:
             "prompts=FILE needs clip.model=NAME, the CLIP that scores (take one that did not condition), or "
             "shards=FOLDER, pictures to compare with"
         )
-    from clipgen.cli.evaluate_generator import captions, compared, held_out, scored, show
+    from clipgen.cli.evaluate_generator import captions, compared, held_out, pictures_of, scored, show
     from clipgen.cli.extractors import extractors
     from clipgen.cli.machine import pick_device
     from clipgen.cli.say import say_cut
@@ -77,12 +77,12 @@ def main(cfg: EvaluateConfig) -> float | None:
         with tqdm(total=cfg.n * len(texts), desc="generating from text", unit="img") as bar:
             images = pipeline.generate(texts, cfg.n, cfg.seed, bar.update, **sampling)
     if images:
-        conditioned = {pipeline.clip.identity.fingerprint()} if pipeline.kind == "clip" else set()
-        samples = Pictures.of(images, f"samples of {len(texts):,} prompts", conditioned)
+        by_clip = {pipeline.clip.identity.fingerprint()} if pipeline.kind == "clip" else set()
+        samples = Pictures.of(images, f"samples of {len(texts):,} prompts", by_clip)
         if cfg.clip.model:
             metrics |= scored(cfg, samples, texts, at_hand["clip"])
         if data:
-            found, without = compared(cfg, samples, len(texts), data, at_hand)
+            found, without = compared(cfg, samples, pictures_of(data), len(texts), data, at_hand)
             told |= found
             left_out |= missing | without
         if cfg.out:

@@ -44,13 +44,21 @@ def captions(data: ImageData) -> list[str]:
     return [found[0] for found in every if found and found[0].strip()]
 
 
+def pictures_of(data: ImageData) -> Pictures:
+    """The validation pictures, to compare samples with."""
+    pixels = torch.cat([data.val_batches.plain(rows)["image"] for rows in _parts(data.n_val)])
+    return Pictures(pixels, f"validation pictures of {_named(data)}")
+
+
 def compared(
-    cfg: EvaluateConfig, samples: Pictures, prompts: int, data: ImageData, at_hand: dict[str, Extractor]
+    cfg: EvaluateConfig,
+    samples: Pictures,
+    reference: Pictures,
+    prompts: int,
+    data: ImageData,
+    at_hand: dict[str, Extractor],
 ) -> tuple[dict[str, Figure], dict[str, str]]:
     """Figures by EXTRACTOR.NAME (EXTRACTOR.circular.NAME where its CLIP conditioned), and what is left out."""
-    which = f"{data.folder} (manifest {data.manifest.content[:8]})"
-    pixels = torch.cat([data.val_batches.plain(rows)["image"] for rows in _parts(data.n_val)])
-    reference = Pictures(pixels, f"validation pictures of {which}")
     figures, left_out, measured = {}, {"caploss": "needs a captioner, which this command has none of"}, set()
     for extractor in at_hand.values():
         found, without = against(samples, reference, extractor, prompts)
@@ -65,7 +73,7 @@ def compared(
     looked_up = {"nearest": samples, "nearest.held_out": reference}
     some = {name: _some(pictures.pixels_NHWC, cfg.nearest) for name, pictures in looked_up.items()}
     training = (data.train_batches.plain(rows) for rows in _parts(data.n_train))
-    return figures | copies(some, training, f"{data.n_train:,} training pictures of {which}"), left_out
+    return figures | copies(some, training, f"{data.n_train:,} training pictures of {_named(data)}"), left_out
 
 
 def scored(cfg: EvaluateConfig, samples: Pictures, texts: Sequence[str], extractor: Extractor) -> dict[str, float]:
@@ -84,6 +92,10 @@ def show(cfg: EvaluateConfig, images: Sequence[Image.Image], texts: Sequence[str
     shown = [np.asarray(image) for i in picks for image in images[i * cfg.n : (i + 1) * cfg.n]]
     with replacing(f"{cfg.out.removesuffix('.json')}.png") as path:
         image_grid(shown, cfg.n, [texts[i] for i in picks]).save(path, format="PNG")
+
+
+def _named(data: ImageData) -> str:
+    return f"{data.folder} (manifest {data.manifest.content[:8]})"
 
 
 def _parts(n: int) -> Iterator[range]:

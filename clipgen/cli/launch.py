@@ -31,7 +31,7 @@ def launch(devices: int, words: Sequence[str]) -> None:
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         processes: list[subprocess.Popen] = []
-        with _ended_by_the_ranks(processes):
+        with ending_together(processes):
             for rank in range(devices):
                 environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 with open(f"{folder}/{rank}", "w") as errors:
@@ -47,8 +47,8 @@ def launch(devices: int, words: Sequence[str]) -> None:
 
 
 @contextmanager
-def _ended_by_the_ranks(processes: Sequence[subprocess.Popen]) -> Iterator[None]:
-    """Ctrl-C reaches all processes by itself, and they save and end; another signal would end this one alone."""
+def ending_together(processes: Sequence[subprocess.Popen]) -> Iterator[None]:
+    """Ctrl-C reaches all processes by itself, and they save and end; SIGTERM, which does not, is passed on."""
 
     def pass_on(number: int, _) -> None:
         for process in processes:

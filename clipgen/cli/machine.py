@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,14 @@ def check_compiler(device: torch.device) -> None:
 
 def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most that this process has held: of the GPU's memory, or of the machine's where it works on the CPU."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(held / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
 def describe(device: torch.device) -> dict[str, Any]:

@@ -17,6 +17,7 @@ VERBS = {
     "verify": "re-read shards against their manifest, and repair them",
     "browse": "a contact sheet of shards or latents",
     "gap": "how far texts lie from images, in numbers and a picture",
+    "compare": "ways to train, side by side: as many FLOPs each, judged alike",
     "sample": "prompts → images",
     "evaluate": "a generator judged on the demo world's prompts, or a tokenizer on held-out images",
     "export": "a self-contained model folder of a run",

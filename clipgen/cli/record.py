@@ -27,6 +27,7 @@ class Record:
     inputs: dict[str, Any]
     status: str = "running"
     seconds: float = 0.0
+    peak_memory_mb: float | None = None  # of the process, or of the GPU
 
     @property
     def fingerprint(self) -> str:
@@ -37,7 +38,8 @@ class Record:
         return self.status == "done"
 
     def save(self) -> None:
-        content = {k: getattr(self, k) for k in ("stage", "status", "seconds", "settings", "inputs", "fingerprint")}
+        kept = ("stage", "status", "seconds", "peak_memory_mb", "settings", "inputs", "fingerprint")
+        content = {k: getattr(self, k) for k in kept}
         write_json(self.folder / FILE, content)
 
 
@@ -51,6 +53,7 @@ def begin(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, 
         return record, []
     if old["fingerprint"] == record.fingerprint:
         record.status, record.seconds = old["status"], old["seconds"]
+        record.peak_memory_mb = old["peak_memory_mb"]
         return record, []
     was = {**old["settings"], "inputs": old["inputs"]}
     changes = describe_difference(was, {**settings, "inputs": inputs})
@@ -65,7 +68,8 @@ def begin(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, 
 def _read(folder: Path) -> dict[str, Any] | None:
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return {k: content[k] for k in ("status", "seconds", "settings", "inputs", "fingerprint")}
+        kept = {k: content[k] for k in ("status", "seconds", "settings", "inputs", "fingerprint")}
+        return kept | {"peak_memory_mb": content.get("peak_memory_mb")}  # which earlier ones lack
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError) as problem:

@@ -147,6 +147,12 @@ def choose_size(cfg: Config, gpu: bool) -> None:
 
 def fill_from_shards(cfg: Config, folder: str, kind: str, groups: Sequence[str] = ()) -> None:
     """Choose what was left open, from the shards at hand and the machine; print each choice, or those of `groups`."""
+    choices = choices_from_shards(cfg, folder, kind)
+    print_choices([choice for choice in choices if not groups or choice.key.partition(".")[0] in groups])
+
+
+def choices_from_shards(cfg: Config, folder: str, kind: str) -> list:
+    """Fill what was left open, in place, from the shards at hand and the machine."""
     from clipgen.cli.machine import cores, pick_device
     from clipgen.data.manifest import Manifest
     from clipgen.data.transforms import sides
@@ -156,9 +162,7 @@ def fill_from_shards(cfg: Config, folder: str, kind: str, groups: Sequence[str] 
     size = manifest.made_by.get("encode", {}).get("image_size") or manifest.facts.get("shortest_side")
     side = size if size is None else min(sides(size))
     gpu = pick_device(cfg.trainer.device).type == "cuda"
-    choices = choose_image_size(cfg, side, gpu)
-    choices += choose(cfg, Facts(manifest.samples("train"), side, gpu, cores()))
-    print_choices([choice for choice in choices if not groups or choice.key.partition(".")[0] in groups])
+    return [*choose_image_size(cfg, side, gpu), *choose(cfg, Facts(manifest.samples("train"), side, gpu, cores()))]
 
 
 def print_choices(choices) -> None:

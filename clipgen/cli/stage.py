@@ -11,6 +11,7 @@ from PIL import Image
 
 from clipgen.checkpoint import read_checkpoint, weights_sha256
 from clipgen.cli.build import make_trainer
+from clipgen.cli.machine import peak_memory_mb, pick_device
 from clipgen.cli.record import Record, begin
 from clipgen.cli.say import say
 from clipgen.config import Config
@@ -84,6 +85,7 @@ def fit(
             finish()
     finally:
         record.seconds += time.perf_counter() - began
+        record.peak_memory_mb = max(record.peak_memory_mb or 0.0, peak_memory_mb(pick_device(cfg.trainer.device)))
         if rank() == 0:
             record.save()
     record.status = "done"

@@ -36,6 +36,8 @@ PATHS = frozenset(
         "tokenizer.train.perceptual_weights",
         "perceptual_weights",
         "fid_weights",
+        "compare.fid_weights",
+        "compare.dinov2_weights",
         "clip.captions",
         "tokenizer.ckpt",
         "tokenizer.ckpt_config",

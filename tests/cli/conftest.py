@@ -48,10 +48,10 @@ def in_this_process(*words: object) -> Outcome:
     return Outcome(status, said.getvalue(), error.getvalue())
 
 
-def in_its_own_process(*words: object, folder: Path | None = None) -> Outcome:
+def in_its_own_process(*words: object, folder: Path | None = None, timeout: int = 300) -> Outcome:
     done = subprocess.run(
         [sys.executable, "-m", "clipgen.cli.main", *map(str, words)],
-        capture_output=True, text=True, cwd=folder, env=os.environ | QUIET, timeout=300,
+        capture_output=True, text=True, cwd=folder, env=os.environ | QUIET, timeout=timeout,
     )  # fmt: skip
     return Outcome(done.returncode, done.stdout, done.stderr)
 

@@ -22,7 +22,8 @@ HEAVY = ("torch", "pytorch_lightning", "open_clip", "taming", "webdataset", "ten
 # A public key is not renamed or taken away without a line in CHANGELOG.
 KEYS = {
     "run": "name out images captions captions_share shards latents stage experiment world prompts preview seed bank "
-    "replace prep clip tokenizer transformer paired encode executor sampling trainer metric direction",
+    "replace prep clip tokenizer transformer paired encode executor sampling trainer metric "
+    "direction compare",
     "sample": "model prompts image mix negative mask candidates keep rerank out n seed guidance_scale "
     "guidance_schedule temperature top_k top_p min_p fidelity bridge precision batch_size device",
     "evaluate": "model shards world prompts split n seed guidance_scale guidance_schedule temperature top_k top_p "
@@ -40,9 +41,11 @@ KEYS = {
 
 # What `--help` of a verb leaves out of the settings that it shares with a run: those that are not its own.
 FOREIGN = {
-    "prep": "latents stage tokenizer transformer paired encode sampling metric direction",
-    "encode": "images stage prep transformer paired sampling metric direction",
-    "train": "images prep encode executor",
+    "run": "compare captions_share paired",
+    "prep": "latents stage tokenizer transformer paired encode sampling metric direction compare",
+    "encode": "images stage prep transformer paired sampling metric direction compare",
+    "train": "images prep encode executor compare",
+    "compare": "stage replace prompts prep encode executor transformer sampling metric direction",
 }
 
 
@@ -215,9 +218,10 @@ def test_every_schema_has_a_command():
 
 
 def typed(path: Path) -> list[str]:
-    """What a preset leaves to its user: the file of a perceptual network."""
+    """What a preset leaves to its user: the stage that it is for, the file of a perceptual network."""
     asks = any(f"perceptual: {kind}" in path.read_text(encoding="utf-8") for kind in PERCEPTUAL_FILES)
-    return ["tokenizer.train.perceptual_weights=weights.pth"] if asks else []
+    own = ["stage=paired"] if path.stem.startswith("cogview_") and path.parent.name == "model" else []
+    return [*own, "tokenizer.train.perceptual_weights=weights.pth"] if asks else own
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)

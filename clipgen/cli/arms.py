@@ -1,0 +1,139 @@
+"""The arms of a comparison as settings and files: each is what `clipgen train arm=NAME` would take."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+
+from clipgen.check import check
+from clipgen.cli.build import (
+    load_clip_once,
+    load_tokenizer,
+    paired_settings,
+    tokenizer_settings,
+    transformer_settings,
+)
+from clipgen.cli.run import choices_from_shards
+from clipgen.cli.train_paired import read_text
+from clipgen.config import Config, asdict_of, complete
+from clipgen.data.batches import captioned
+from clipgen.data.manifest import Manifest
+from clipgen.data.sample import decode_captions
+from clipgen.data.shards import ShardSet
+from clipgen.data.transforms import sides
+from clipgen.errors import UserError
+from clipgen.evaluation.compare import Cost
+from clipgen.evaluation.flops import Size, step_flops
+from clipgen.paired.model import PairedTransformer
+from clipgen.transformer.model import Transformer
+
+
+@dataclass
+class Arm:
+    """`cfg` has no null left; `own_tokenizer` is whether it trains a VQGAN that the others do not share."""
+
+    name: str
+    cfg: Config
+    own_tokenizer: bool
+
+    @property
+    def first(self) -> dict[str, Any]:
+        """How it is asked before anything is chosen: the sampling of its file."""
+        sampling = asdict_of(self.cfg.sampling)
+        return {key: sampling[key] for key in self.cfg.compare.arm.choices}
+
+
+def typed_words() -> list[str]:
+    """What the user typed for the settings of a run, to be typed again; not where it runs, nor what it compares."""
+    words = HydraConfig.get().overrides.task
+    return [word for word in words if word.lstrip("+~").partition("=")[0] != "out" and not word.startswith("compare.")]
+
+
+def config_folders() -> list[str]:
+    """`--config-dir FOLDER`, where the user gave one."""
+    sources = HydraConfig.get().runtime.config_sources
+    return [word for each in sources if each.provider == "command-line" for word in ("--config-dir", each.path)]
+
+
+def find_arms(names: Sequence[str], words: Sequence[str], shards: str) -> list[Arm]:
+    """Composed, filled from the shards and checked; the first is the reference, whose tokenizer the others share."""
+    found: list[Arm] = []
+    for name in names:
+        cfg = complete(compose("train", [*words, f"arm={name}", f"shards={shards}"]))
+        if cfg.stage is None:
+            raise UserError(f"arm={name} names no stage; write stage: transformer into its file")
+        unknown = set(cfg.compare.arm.choices) - set(asdict_of(cfg.sampling))
+        if unknown:
+            raise UserError(
+                f"arm={name}: compare.arm.choices has {sorted(unknown)[0]}, which is no setting of sampling"
+            )
+        choices_from_shards(cfg, shards, "images")
+        cfg.prep.workers = None
+        check(cfg)
+        own = bool(found) and asdict_of(cfg.tokenizer) != asdict_of(found[0].cfg.tokenizer)
+        found.append(Arm(name, cfg, own))
+    return found
+
+
+def cost_of(arm: Arm, captions_share: float) -> Cost:
+    """Of a batch of its stage 2 with so many of the captions; nothing is trained for it."""
+    cfg = arm.cfg
+    if cfg.tokenizer.ckpt and not arm.own_tokenizer:
+        tokenizer = load_tokenizer(cfg.tokenizer.ckpt, cfg.tokenizer.ckpt_config)[1]
+    else:
+        tokenizer = tokenizer_settings(cfg.tokenizer)
+    h, w = (side // cfg.tokenizer.downsample for side in sides(tokenizer["image_size"]))
+    predicted = {"head": h * w}
+    if cfg.stage == "paired":
+        text, length = read_text(cfg, _Captions(cfg.shards, captions_share))
+        settings = paired_settings(cfg, (h, w), tokenizer["codebook_size"], len(text), length)
+        kind = PairedTransformer
+    else:
+        embed_dim = load_clip_once(cfg.clip.model, cfg.clip.pretrained).identity.embed_dim
+        settings, kind = (
+            transformer_settings(cfg.transformer, (h, w), tokenizer["codebook_size"], embed_dim),
+            Transformer,
+        )
+    with torch.device("meta"):
+        model = kind(**settings)
+    if cfg.stage == "paired":
+        predicted["text_head"] = model.n_prefix - 1
+    size, batch = Size.of(model), cfg.transformer.train.batch_size
+    flops = step_flops(size, model.n_prefix + h * w - 1, predicted, batch)
+    return Cost(size, flops, batch, cfg.transformer.train.warmup)
+
+
+class _Captions:
+    """Those of image shards that a training on their latents may use."""
+
+    def __init__(self, shards: str, share: float):
+        self.shards, self.share = ShardSet(shards, "train", Manifest.load(shards, "images")), share
+
+    def captions(self) -> Iterator[str]:
+        for i in captioned(self.shards, self.share)[0]:
+            yield from decode_captions(self.shards[int(i)])
+
+
+def check_captions(arms: Sequence[Arm], shards: str) -> None:
+    """UserError where an arm needs captions and the shards have none."""
+    needy = [arm.name for arm in arms if any(arm.cfg.compare.arm.captions_shares)]
+    if not needy or Manifest.load(shards, "images").facts.get("captioned"):
+        return
+    others = ",".join(arm.name for arm in arms if arm.name not in needy)
+    raise UserError(
+        f"shards={shards} hold no captions, which arm {' and arm '.join(needy)} needs; pack them with "
+        "`clipgen prep images=FOLDER captions=FILE.tsv name=NAME replace=true`, or compare without: "
+        f"compare.arms=[{others}]"
+    )
+
+
+def tokenizer_of(arm: Arm, out: Path) -> tuple[Path, Path]:
+    """(checkpoint of its VQGAN, folder of its latents)."""
+    if arm.own_tokenizer:
+        return out / "tokenizers" / arm.name / "vqgan" / "last.ckpt", out / "tokenizers" / arm.name / "latents"
+    ckpt = arm.cfg.tokenizer.ckpt
+    return Path(ckpt) if ckpt else out / "vqgan" / "last.ckpt", out / "latents"

@@ -1,0 +1,132 @@
+"""A trained model of a comparison, asked: for a trial on development prompts, and once on test prompts.
+
+A verdict is kept as soon as it is there, in the folder of the training; so are the pictures of the test prompts.
+
+P prompts, n pictures of each
+"""
+
+import json
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from clipgen.cli.build import load_clip_once
+from clipgen.cli.machine import pick_device
+from clipgen.cli.record import FILE as STAGE
+from clipgen.cli.say import say
+from clipgen.clip.frozen import load_clip
+from clipgen.config import WORLDS, Config
+from clipgen.data.atomic import fingerprint, replacing, write_json
+from clipgen.data.manifest import Manifest
+from clipgen.data.sample import decode_captions
+from clipgen.data.shards import ShardSet
+from clipgen.errors import UserError
+from clipgen.evaluation.worlds import World, captioned_world, shapes_world, two_world
+from clipgen.pipeline import ClipGen
+
+TRIALS, TEST, PICTURES = "trials.json", "test.json", "test.npz"
+
+
+def find_world(cfg: Config) -> World:
+    """A drawn world, or one's own: captions of the held-out pictures, and a CLIP that says how well they are met."""
+    if cfg.world in WORLDS:
+        return {"shapes": shapes_world, "two": two_world}[cfg.world]()
+    shards = ShardSet(cfg.shards, "val", Manifest.load(cfg.shards, "images"))
+    captions = [caption for i in range(len(shards)) for caption in decode_captions(shards[i])[:1]]
+    if len(texts := captions or list(cfg.prompts)) < 2:
+        raise UserError(
+            f"shards={cfg.shards} have {len(captions)} captions to validate with, so there is nothing to ask for; "
+            "pack them with captions, or give prompts=[…]"
+        )
+    c, clip = cfg.compare, load_clip_once(cfg.clip.model, cfg.clip.pretrained)
+    if c.judge_model:
+        clip = load_clip(c.judge_model, c.judge_pretrained).to(pick_device(cfg.trainer.device))
+    else:
+        say("compare.judge_model is not set: the CLIP that conditions scores too, and its figures are circular")
+    return captioned_world(texts, clip, c.prompts)
+
+
+class Asked:
+    """The model in `folder`, of which `load` makes a generator when it is first needed."""
+
+    def __init__(self, folder: Path, seed: int, world: World, load: Callable[[], ClipGen]):
+        self.folder, self.seed, self.world = folder, seed, world
+        self.load = load
+
+    @cached_property
+    def pipeline(self) -> ClipGen:
+        return self.load()
+
+    @cached_property
+    def weights(self) -> str:
+        """Which training this is: another one is asked anew."""
+        stage = json.loads(next(self.folder.glob(f"*/{STAGE}")).read_text(encoding="utf-8"))
+        return f"{stage['fingerprint']} {stage['seconds']}"
+
+    def trial(self, settings: dict[str, Any], n: int) -> float:
+        """The mean of the world's aim over development prompts; nothing is selected."""
+        kept = _read(self.folder / TRIALS)
+        key = self._key("development", settings, n)
+        if key not in kept:
+            prompts = self.world.prompts["development"]
+            with tqdm(total=n * len(prompts), desc="development prompts", unit="img") as bar:
+                images = self.pipeline.generate(prompts, n, self.seed, bar.update, **settings)
+            values_P = self.world.judge("development", images)[self.world.aim]
+            kept[key] = {"asked": settings, "value": float(np.nanmean(values_P))}
+            write_json(self.folder / TRIALS, kept)
+        return kept[key]["value"]
+
+    def test(self, settings: dict[str, Any], n: int, candidates: int | None) -> dict[str, Any]:
+        """`values` of each prompt by metric, `seconds` and `tokens_per_s` of the sampling; the pictures are kept.
+
+        With `candidates` the conditioning CLIP keeps the best `n` of so many.
+        """
+        kept = _read(self.folder / TEST)
+        key = self._key("test", settings, n, candidates)
+        if kept.get("key") != key:
+            prompts = self.world.prompts["test"]
+            made = len(prompts) * (candidates or n)
+            began = time.perf_counter()
+            with tqdm(total=made, desc="test prompts", unit="img") as bar:
+                if candidates:
+                    images = self.pipeline.generate_best(
+                        prompts, candidates, n, "clip", self.seed, bar.update, **settings
+                    )
+                else:
+                    images = self.pipeline.generate(prompts, n, self.seed, bar.update, **settings)
+            seconds = time.perf_counter() - began
+            values = self.world.judge("test", images)
+            with replacing(self.folder / PICTURES) as path, open(path, "wb") as file:
+                np.savez_compressed(file, images=np.stack([np.asarray(image) for image in images]))
+            tokens = made * self.pipeline.transformer.n_tokens
+            kept = {
+                "key": key, "asked": settings, "images": len(images), "seconds": round(seconds, 2),
+                "tokens_per_s": round(tokens / seconds, 1),
+                "values": {name: [None if np.isnan(v) else float(v) for v in each] for name, each in values.items()},
+            }  # fmt: skip
+            write_json(self.folder / TEST, kept)
+        values = {name: np.array(each, dtype=float) for name, each in kept["values"].items()}
+        return kept | {"values": values}
+
+    def pictures(self) -> np.ndarray:
+        """Those of the test prompts, uint8 (P·n, H, W, 3)."""
+        with np.load(self.folder / PICTURES, allow_pickle=False) as file:
+            return file["images"]
+
+    def _key(self, split: str, *how: Any) -> str:
+        return fingerprint([split, self.world.name, self.world.prompts[split], self.seed, self.weights, *how])[:24]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def save_picture(pixels: np.ndarray, path: Path) -> None:
+    with replacing(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")

@@ -1,0 +1,249 @@
+"""`clipgen compare`: ways to train, side by side on the same shards; each command is run once, each verdict is kept."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from clipgen.config import Comparison, Config
+from clipgen.errors import UserError
+
+
+def main(cfg: Config) -> None:
+    from clipgen.cli.arms import check_captions, cost_of, find_arms, typed_words
+    from clipgen.cli.run import use_threads
+    from clipgen.cli.say import say
+    from clipgen.config import complete
+    from clipgen.evaluation.compare import check_sizes, steps_of, variants_of
+
+    cfg = complete(cfg)
+    check_comparison(cfg)
+    use_threads(cfg)
+    compared = Compared(cfg, typed_words())
+    compared.pack()
+    compared.arms = {arm.name: arm for arm in find_arms(cfg.compare.arms, compared.words, cfg.shards)}
+    check_captions(list(compared.arms.values()), cfg.shards)
+    for arm in compared.arms.values():
+        compared.ways(arm)
+    compared.variants = variants_of({name: arm.cfg.compare.arm.captions_shares for name, arm in compared.arms.items()})
+    costs = {each.name: cost_of(compared.arms[each.arm], each.captions_share) for each in compared.variants}
+    check_sizes(costs, cfg.compare.tolerance)
+    compared.costs, compared.batches = costs, steps_of(costs, cfg.compare.steps, cfg.compare.tolerance)
+    for variant in compared.variants:
+        steps, cost = compared.batches[variant.name], costs[variant.name]
+        say(f"{variant.name}: {steps['flops']:,} batches of {cost.batch}, {steps['flops'] * cost.flops:.3g} FLOPs")
+    compared.make_latents()
+    for seed in cfg.compare.seeds:
+        for variant in compared.variants:
+            compared.try_variant(variant, seed)
+    compared.report()
+    if compared.unfinished:
+        for each in compared.unfinished:
+            say(f"unfinished: {each['arm']}, seed {each['seed']}: {each['why']}")
+        raise SystemExit(1)
+
+
+def check_comparison(cfg: Config) -> None:
+    """UserError for what no type can hold."""
+    from clipgen.evaluation.compare import REFERENCE
+
+    c: Comparison = cfg.compare
+    for key, least in (("steps", 1), ("trials", 1), ("development", 1), ("test", 1), ("prompts", 1)):
+        if (value := getattr(c, key)) < least:
+            raise UserError(f"compare.{key}={value}; take at least {least}")
+    for key in ("arms", "seeds", "lr_factors"):
+        values = list(getattr(c, key))
+        if not values or len(set(values)) < len(values):
+            raise UserError(f"compare.{key}={values}; give one or more, each once")
+    if c.arms[0] != REFERENCE:
+        raise UserError(f"compare.arms={list(c.arms)}: the others are given the budget of {REFERENCE}; put it first")
+    if cfg.captions and not cfg.images:
+        raise UserError(
+            f"captions={cfg.captions} belong to images, but images is not set; type images=FOLDER too, or give shards= "
+            "that were packed with captions"
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training of stage 2."""
+
+    variant: Any
+    seed: int
+    steps: int
+    lr_factor: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant.name}/{self.steps}-lr{self.lr_factor:g}-seed{self.seed}"
+
+
+class Compared:
+    """What is done of a comparison, and what is left to do."""
+
+    def __init__(self, cfg: Config, words: list[str]):
+        from clipgen.cli.steps import Steps
+
+        self.cfg, self.words, self.out = cfg, words, Path(cfg.out)
+        self.commands = Steps(self.out / "steps.json")
+        self.arms, self.costs, self.batches, self.variants = {}, {}, {}, []
+        self.chosen: dict[str, tuple[float, dict[str, Any]]] = {}  # variant → factor of its learning rate, and settings
+        self.tested: dict[tuple[str, str, int], tuple[Job, dict[str, Any]]] = {}  # table, variant, seed
+        self.unfinished: list[dict[str, Any]] = []
+
+    def run(self, made: Path, inputs: tuple[Path, ...], *words: str) -> None:
+        from clipgen.cli.arms import config_folders
+        from clipgen.cli.steps import Step
+
+        verb, *rest = words
+        self.commands.run(Step((verb, *config_folders(), *rest), made, inputs))
+
+    def needed(self, made: Path, inputs: tuple[Path, ...], *words: str) -> None:
+        """As `run`, but nothing goes on without it."""
+        from clipgen.cli.steps import Failed
+
+        try:
+            self.run(made, inputs, *words)
+        except Failed as problem:
+            raise SystemExit(problem.status) from None  # it has said why
+
+    def pack(self) -> None:
+        """Draw and pack the pictures; shards that lie elsewhere are taken as they are."""
+        from clipgen.data.atomic import write_json
+        from clipgen.data.manifest import Manifest
+
+        cfg, shards = self.cfg, Path(self.cfg.shards)
+        own = shards.resolve().is_relative_to(self.out.resolve())
+        if own and not cfg.images:
+            raise UserError("neither shards nor images is set; give shards=FOLDER, or images=FOLDER and captions=FILE")
+        if own:
+            manifest = shards / "manifest.json"
+            for number, words in enumerate(cfg.compare.first):
+                done = self.out / f"first-{number}.json"
+                self.needed(done, (), *words)
+                write_json(done, list(words))
+            captions = (Path(cfg.captions),) if cfg.captions and cfg.captions != "sidecar" else ()
+            self.needed(manifest, captions, "prep", *self.words, f"out={self.out}")
+        Manifest.load(shards, "images")
+
+    def make_latents(self) -> None:
+        """The VQGAN and the latents that the arms share, and those of an arm with a tokenizer of its own."""
+        from clipgen.cli.arms import tokenizer_of
+
+        made = set()
+        for arm in self.arms.values():
+            ckpt, latents = tokenizer_of(arm, self.out)
+            if latents in made:
+                continue
+            made.add(latents)
+            shards = Path(self.cfg.shards) / "manifest.json"
+            common = (*self.words, f"arm={arm.name}", f"out={latents.parent}", f"shards={self.cfg.shards}")
+            if not arm.cfg.tokenizer.ckpt or arm.own_tokenizer:
+                own = ("tokenizer.ckpt=null",) if arm.own_tokenizer else ()
+                seed = f"seed={self.cfg.compare.seeds[0]}"
+                vqgan = ckpt.parent / "stage.json"
+                self.needed(vqgan, (shards,), "train", *common, "stage=vqgan", seed, *own)
+            given = (f"tokenizer.ckpt={ckpt}", f"latents={latents}", "replace=true")
+            self.needed(latents / "manifest.json", (shards, ckpt), "encode", *common, *given)
+
+    def try_variant(self, variant, seed: int) -> None:
+        """Train, choose (with the first seed), and ask the test prompts; what fails is named at the end."""
+        from clipgen.cli.steps import Failed
+
+        try:
+            if seed == self.cfg.compare.seeds[0]:
+                self.choose(variant)
+            if variant.name not in self.chosen:
+                return
+            factor, asked = self.chosen[variant.name]
+            batches = self.batches[variant.name]
+            for table in ("flops", "images") if self.cfg.compare.equal_images else ("flops",):
+                job = Job(variant, seed, batches[table], factor)
+                same = self.tested.get(("flops", variant.name, seed))
+                self.tested[table, variant.name, seed] = same if same and same[0] == job else self.test(job, asked)
+        except Failed as problem:
+            self.unfinished.append({"arm": variant.name, "seed": seed, "why": str(problem)})
+
+    def test(self, job: Job, asked: dict[str, Any]) -> tuple[Job, dict[str, Any]]:
+        """Train it and ask it the test prompts, once."""
+        arm = self.arms[job.variant.arm].cfg.compare.arm
+        n = arm.keep if arm.candidates else self.cfg.compare.test
+        return job, self.asked(self.train(job)).test(asked, n, arm.candidates)
+
+    def choose(self, variant) -> None:
+        """The learning rate by one trial each, then how to ask by `compare.trials`, all on development prompts."""
+        from clipgen.data.atomic import write_json
+        from clipgen.evaluation.compare import best
+
+        c, arm = self.cfg.compare, self.arms[variant.arm]
+        seed, steps, n = c.seeds[0], self.batches[variant.name]["flops"], c.development
+        jobs = {factor: self.train(Job(variant, seed, steps, factor)) for factor in c.lr_factors}
+        factor = c.lr_factors[0]
+        if len(jobs) > 1:
+            factor = best(list(jobs), lambda each: self.asked(jobs[each]).trial(arm.first, n))
+        model = self.asked(jobs[factor])
+        tried = [(each, model.trial(each, n)) for each in self.ways(arm)]
+        asked, value = best(tried, lambda each: each[1])
+        self.chosen[variant.name] = factor, asked
+        content = {"lr_factor": factor, "asked": asked, "value": value, "tried": [{**a, "value": v} for a, v in tried]}
+        write_json(self.out / "arms" / variant.name / "chosen.json", content)
+
+    def ways(self, arm) -> list[dict[str, Any]]:
+        """How an arm is asked in its trials."""
+        from clipgen.evaluation.compare import trials
+
+        return trials(arm.name, arm.first, arm.cfg.compare.arm.choices, self.cfg.compare.trials)
+
+    def train(self, job: Job) -> Job:
+        from clipgen.cli.arms import tokenizer_of
+
+        arm = self.arms[job.variant.arm]
+        train = arm.cfg.transformer.train
+        ckpt, latents = tokenizer_of(arm, self.out)
+        words = [*self.words, f"arm={arm.name}", f"seed={job.seed}", f"out={self.folder(job)}"]
+        words += [f"shards={self.cfg.shards}", f"latents={latents}", f"tokenizer.ckpt={ckpt}"]
+        words += [f"transformer.train.steps={job.steps}"]
+        if job.variant.captions_share:
+            words.append(f"captions_share={job.variant.captions_share:g}")
+        if job.lr_factor != 1:
+            words += [f"transformer.train.{key}={getattr(train, key) * job.lr_factor:g}" for key in ("lr", "muon_lr")]
+        made = self.folder(job) / arm.cfg.stage / "stage.json"
+        self.run(made, (latents / "manifest.json", ckpt), "train", *words)
+        return job
+
+    def tests(self, table: str, variant: str) -> list[tuple[Job, dict[str, Any]]]:
+        """Of each seed that is done, in order."""
+        return [found for (at, name, _), found in self.tested.items() if (at, name) == (table, variant)]
+
+    def folder(self, job: Job) -> Path:
+        return self.out / "arms" / job.name
+
+    def asked(self, job: Job):
+        from clipgen.cli.asking import Asked
+
+        return Asked(self.folder(job), job.seed, self.world, lambda: self.generator(job))
+
+    @cached_property
+    def world(self):
+        from clipgen.cli.asking import find_world
+
+        return find_world(self.cfg)
+
+    def generator(self, job: Job):
+        from clipgen.cli.arms import tokenizer_of
+        from clipgen.cli.assemble import ASSEMBLERS, transformer_checkpoint
+        from clipgen.cli.machine import pick_device
+
+        arm = self.arms[job.variant.arm]
+        ckpt, latents = tokenizer_of(arm, self.out)
+        weights = transformer_checkpoint(self.folder(job) / arm.cfg.stage)
+        return ASSEMBLERS[arm.cfg.stage](arm.cfg, ckpt, weights, latents, pick_device(self.cfg.trainer.device))
+
+    def report(self) -> None:
+        from clipgen.cli.comparison import content
+        from clipgen.cli.say import say
+        from clipgen.data.atomic import write_json
+        from clipgen.evaluation.compare_report import write_comparison
+
+        write_json(self.out / "compare.json", content(self))
+        say(f"compare: {write_comparison(self.out)}")

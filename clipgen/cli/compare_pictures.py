@@ -1,0 +1,98 @@
+"""The figures of a comparison that are of sets of pictures: how far from real ones, how varied, whether copies."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from clipgen.cli.build import load_clip_once
+from clipgen.cli.evaluate_generator import compared as figures_of
+from clipgen.cli.evaluate_generator import pictures_of
+from clipgen.cli.extractors import extractors
+from clipgen.cli.machine import pick_device
+from clipgen.config import ClipChoice, EvaluateConfig
+from clipgen.data.atomic import fingerprint, write_json
+from clipgen.data.module import ImageData
+from clipgen.evaluation.extractors import of_clip
+from clipgen.evaluation.metrics import Figure, Pictures, clip_score
+
+if TYPE_CHECKING:
+    from clipgen.cli.compare import Compared, Job
+
+KEPT = "figures.json"  # beside the pictures that they are of
+REFERENCE = 2000  # validation pictures, at most
+HIGHER = ("precision", "recall", "density", "coverage", "is", "diversity", "clip.score")
+LOWER = ("fid_k", "cmmd")
+DISTANCES = {"clip": "FD-CLIP", "inception": "FID", "dinov2": "FD-DINOv2"}
+TITLES = {"is": "Inception score", "cmmd": "CMMD", "diversity": "Variety in a prompt", "clip.score": "CLIP score"}
+
+
+class PictureFigures:
+    """`of(job, …)` measures once and keeps it; `metrics` and `left_out` say how, and what could not be."""
+
+    def __init__(self, compared: "Compared"):
+        cfg = compared.cfg
+        c, device = cfg.compare, pick_device(cfg.trainer.device)
+        choice = ClipChoice(c.judge_model, c.judge_pretrained)
+        self.how = EvaluateConfig("", clip=choice, fid_weights=c.fid_weights, dinov2_weights=c.dinov2_weights)
+        at_hand, self.left_out = extractors(self.how, device)
+        self.conditioning = load_clip_once(cfg.clip.model, cfg.clip.pretrained).identity.fingerprint()
+        if "clip" not in at_hand:
+            self.left_out.pop("clip", None)
+            at_hand["clip"] = of_clip(load_clip_once(cfg.clip.model, cfg.clip.pretrained, device))
+        self.at_hand, self.compared = at_hand, compared
+        size = next(iter(compared.arms.values())).cfg.tokenizer.image_size
+        self.data = ImageData(cfg.shards, size, 256, 1, val_samples=REFERENCE)
+        self.data.setup("fit")
+        self.reference = pictures_of(self.data)
+        self.metrics: dict[str, dict[str, Any]] = {}
+
+    def of(self, job: "Job", test: dict[str, Any]) -> dict[str, Any]:
+        """The test with figures of each prompt among its `values`, figures `of_sets`, and which are `circular`."""
+        path = self.compared.folder(job) / KEPT
+        judges = sorted(each.fingerprint for each in self.at_hand.values())
+        key = fingerprint([test["key"], judges, self.data.manifest.content, self.compared.cfg.compare.test])[:24]
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if kept.get("key") != key:
+            kept = {"key": key, **self._measured(job)}
+            write_json(path, kept)
+        self.left_out |= kept["left_out"]
+        figures = {name: Figure(**each) for name, each in kept["figures"].items()}
+        for name, figure in figures.items():
+            self.metrics.setdefault(name, _described(name, figure))
+        by_prompt = {name: np.array(each) for name, each in kept["by_prompt"].items()}
+        return test | {
+            "values": test["values"] | by_prompt,
+            "of_sets": {name: figure.value for name, figure in figures.items() if name not in by_prompt},
+            "circular": [name for name, figure in figures.items() if figure.circular],
+        }
+
+    def _measured(self, job: "Job") -> dict[str, Any]:
+        """As many pictures of a prompt for every arm, as a distance depends on their number."""
+        prompts, each = self.compared.world.prompts["test"], self.compared.cfg.compare.test
+        pixels_NHWC = torch.from_numpy(self.compared.asked(job).pictures())
+        pixels_NHWC = pixels_NHWC.unflatten(0, (len(prompts), -1))[:, :each].flatten(0, 1)
+        arm = self.compared.arms[job.variant.arm].cfg
+        by_clip = arm.stage != "paired" or arm.compare.arm.candidates
+        samples = Pictures(pixels_NHWC, "samples", [self.conditioning] if by_clip else [])
+        found, left_out = figures_of(self.how, samples, self.reference, len(prompts), self.data, self.at_hand)
+        figures = {name.replace("clip.", "", 1).replace("circular.", ""): figure for name, figure in found.items()}
+        score, values_Pn = clip_score(samples, prompts, self.at_hand["clip"].network.clip)
+        figures["clip.score"] = score
+        return {
+            "figures": {name: figure._asdict() for name, figure in figures.items()}, "left_out": left_out,
+            "by_prompt": {"clip.score": values_Pn.mean(1).tolist()},
+        }  # fmt: skip
+
+
+def _described(name: str, figure: Figure) -> dict[str, Any]:
+    kind, _, rest = name.rpartition("fid_k.")
+    by = kind.rstrip(".") or "clip"
+    short = name.rpartition(".")[2] if name not in TITLES else name
+    title = f"{DISTANCES[by]}, k = {rest}" if "fid_k." in name else TITLES.get(short, name.replace("_", " "))
+    better = "lower" if any(each in name for each in LOWER) else "higher" if short in HIGHER else None
+    return {
+        "title": title, "better": better, "implementation": figure.implementation, "n": figure.n,
+        "resize": figure.resize, "reference": figure.reference, "warning": figure.warning,
+    }  # fmt: skip

@@ -1,0 +1,272 @@
+"""`clipgen compare`: every arm gets as much, each thing is made once, and what fails is named."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from clipgen.cli import asking, comparison, steps
+from clipgen.evaluation import worlds
+
+SMALL = (
+    "tokenizer=small_f4", "model=clipgen_tiny", "clip=shapes_gapped", "world=shapes", "transformer.width=192",
+    "transformer.train.batch_size=8", "transformer.train.lr=1e-3", "trainer.threads=1", "trainer.device=cpu",
+)  # fmt: skip
+METRICS = ("judge.foreground", "judge.background", "judge.shape", "judge.all")
+ARMS = ("clipgen", "plain_swap", "clip_gen_paper")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, clipgen) -> Path:
+    """80 drawn pictures with captions. Not to be changed."""
+    folder = tmp_path_factory.mktemp("captioned")
+    assert clipgen("draw", f"out={folder / 'images'}", "n=80", "captions=true").status == 0
+    words = [f"images={folder / 'images'}", f"captions={folder / 'images.tsv'}", f"out={folder}", "prep.workers=1"]
+    assert clipgen("prep", *words, "tokenizer=small_f4").status == 0
+    return folder / "shards"
+
+
+class Machine:
+    """Stands for the processes that train: what they would leave, they leave at once."""
+
+    def __init__(self):
+        self.words: list[tuple[str, ...]] = []
+        self.failing, self.status = "nothing", 2
+
+    def start(self, words):
+        words = tuple(words)
+        self.words.append(words)
+        given = dict(word.split("=", 1) for word in words[1:] if "=" in word)
+        self.ended = self.status if self.failing in words else 0
+        if not self.ended:
+            self.leave(words[0], given)
+        return self
+
+    def leave(self, verb: str, given: dict[str, str]) -> None:
+        if verb == "encode":
+            path = Path(given["latents"]) / "manifest.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("{}")
+            return
+        stage = given.get("stage", "paired" if given["arm"] == "paired" else "transformer")
+        folder = Path(given["out"]) / stage
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "last.ckpt").write_text("weights")
+        (folder / "metrics.csv").write_text("step,val/loss\n4,2.5\n9,1.5\n")
+        content = {"status": "done", "seconds": 3.0, "fingerprint": " ".join(given.values()), "peak_memory_mb": 70.0}
+        (folder / "stage.json").write_text(json.dumps(content))
+
+    def wait(self) -> int:
+        return self.ended
+
+    @property
+    def trained(self) -> list[str]:
+        """arm seed steps of each training of stage 2."""
+        given = [dict(word.split("=", 1) for word in words[1:]) for words in self.words if words[0] == "train"]
+        return [f"{each['arm']} {each['seed']}" for each in given if "stage" not in each]
+
+
+class Answers:
+    """Stands for trained models: marks by rule, and how often which prompts were asked."""
+
+    asked: ClassVar[Counter] = Counter()
+    trials: ClassVar[dict[str, list]] = {}
+
+    def __init__(self, folder, seed, world, load):
+        self.folder, self.seed, self.world = Path(folder), seed, world
+        self.arm = self.folder.parent.name
+
+    def trial(self, settings, n):
+        self.trials.setdefault(self.arm, []).append(settings)
+        return settings.get("temperature", 0) - (0.5 if "lr2" in self.folder.name else 0)
+
+    def test(self, settings, n, candidates):
+        self.asked[self.folder] += 1
+        right = {"clipgen": 0.9, "plain_swap": 0.6}.get(self.arm, 0.8)
+        values = {name: np.full(len(self.world.prompts["test"]), right) for name in METRICS}
+        return {"key": "1", "asked": settings, "values": values, "seconds": 1.0, "tokens_per_s": 100.0}
+
+    def pictures(self):
+        return np.zeros((len(self.world.prompts["test"]) * 2, 32, 32, 3), np.uint8)
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch) -> Machine:
+    monkeypatch.chdir(tmp_path)
+    made = Machine()
+    monkeypatch.setattr(steps, "start", made.start)
+    monkeypatch.setattr(asking, "Asked", Answers)
+    development, test = worlds.ablation_prompts()
+    monkeypatch.setattr(worlds, "ablation_prompts", lambda: (development[:6], [*test[:8], *test[-8:]]))
+    monkeypatch.setattr(Answers, "asked", Counter())
+    monkeypatch.setattr(Answers, "trials", {})
+    return made
+
+
+@pytest.fixture
+def unmeasured(monkeypatch) -> None:
+    """Without figures of sets of pictures, which take most of the time."""
+
+    class Nothing:
+        metrics: ClassVar[dict] = {}
+        left_out: ClassVar[dict] = {}
+
+        def __init__(self, compared):
+            pass
+
+        def of(self, job, test):
+            return test | {"of_sets": {}, "circular": []}
+
+    monkeypatch.setattr(comparison, "PictureFigures", Nothing)
+
+
+@pytest.fixture
+def words(shards) -> list[str]:
+    arms = f"compare.arms=[{','.join(ARMS)}]"
+    return ["compare", "name=side", *SMALL, f"shards={shards}", arms, "compare.steps=200", "compare.trials=5"]
+
+
+def found(folder: Path = Path("outputs/side")) -> dict:
+    return json.loads((folder / "compare.json").read_text())
+
+
+def test_each_thing_is_made_once_and_every_arm_is_asked_as_often(clipgen, machine, words):
+    outcome = clipgen(*words, "compare.seeds=[0,1]")
+    assert outcome.status == 0, outcome.error
+    kinds = Counter((each[0], next((w for w in each if w.startswith("stage=")), "")) for each in machine.words)
+    assert kinds["train", "stage=vqgan"] == 2 and kinds["encode", ""] == 2, "the paper's arm has a tokenizer of its own"
+    assert {name: len(tried) for name, tried in Answers.trials.items()} == dict.fromkeys(ARMS, 5)
+    assert set(Answers.asked.values()) == {1}
+    content = found()
+    assert set(content["arms"]) == set(content["equal_images"]["arms"]) == set(ARMS) and content["seeds"] == [0, 1]
+    spent = [arm["about"]["training_flops"] for arm in content["arms"].values()]
+    assert max(spent) < 1.01 * min(spent), "as many FLOPs, to a batch"
+    images = [arm["about"]["images_seen"] for arm in content["equal_images"]["arms"].values()]
+    assert max(images) <= 1.02 * min(images)
+    assert content["arms"]["clipgen"]["about"]["chosen"]["temperature"] == 1.0, "the best of the trials"
+    clean = json.dumps(content)
+    assert "NaN" not in clean and content["unfinished"] == []
+    assert content["arms"]["plain_swap"]["fid_k.0"]["mean"] is not None and "fid_k.0" in content["metrics"]
+    assert "clip.score" in content["arms"]["clipgen"]["about"]["circular"], "no other CLIP was given"
+    for paths in content["grids"]["arms"].values():
+        assert all((Path("outputs/side") / path).is_file() for row in paths for path in row)
+
+
+def test_the_same_command_starts_nothing_again(clipgen, machine, unmeasured, words):
+    assert clipgen(*words).status == 0
+    ran = len(machine.words)
+    assert clipgen(*words).status == 0 and len(machine.words) == ran
+
+
+def test_an_arm_that_fails_is_named_and_the_others_are_reported(clipgen, machine, unmeasured, words):
+    machine.failing = "arm=plain_swap"
+    outcome = clipgen(*words)
+    assert outcome.status == 1 and "unfinished: plain_swap, seed 0: `clipgen train" in outcome.said
+    content = found()
+    assert set(content["arms"]) == {"clipgen", "clip_gen_paper"} and content["unfinished"][0]["arm"] == "plain_swap"
+    machine.failing = "nothing"
+    assert clipgen(*words).status == 0 and not found()["unfinished"]
+
+
+def test_ctrl_c_in_a_training_ends_it_and_the_same_command_continues(clipgen, machine, unmeasured, words):
+    machine.failing, machine.status = "arm=plain_swap", 130
+    assert clipgen(*words).status == 130 and not Path("outputs/side/compare.json").exists()
+    ran = len(machine.words)
+    machine.failing = "nothing"
+    assert clipgen(*words).status == 0
+    assert not any("stage=vqgan" in each and "arm=clipgen" in each for each in machine.words[ran:])
+
+
+def test_learning_rates_are_tried_with_the_first_seed_and_the_best_is_kept(clipgen, machine, unmeasured, words):
+    assert clipgen(*words, "compare.lr_factors=[1,2]", "compare.seeds=[3,4]", "compare.equal_images=false").status == 0
+    assert Counter(machine.trained) == {f"{arm} {seed}": 2 if seed == 3 else 1 for arm in ARMS for seed in (3, 4)}
+    content = found()
+    assert content["arms"]["clipgen"]["about"]["trials"] == 7 and content["arms"]["clipgen"]["about"]["lr"] == 1e-3
+    assert [word for each in machine.words for word in each if word == "transformer.train.lr=0.002"]
+
+
+def test_bars_and_differences_speak_of_the_figures(clipgen, machine, unmeasured, words):
+    assert clipgen(*words).status == 0
+    content = found()
+    difference = next(d for d in content["differences"] if (d["b"], d["metric"]) == ("plain_swap", "judge.all"))
+    assert difference["mean"] == pytest.approx(0.3) and content["bars"][-1]["met"] is True
+    assert content["bars"][0]["met"] is None, "there is no arm paired"
+    assert content["curves"]["clipgen"][-1]["val_loss"] == 1.5
+
+
+def test_a_budget_that_is_too_small_is_refused_before_anything_is_trained(clipgen, machine, words, one_line):
+    said = one_line(clipgen(*words, "compare.steps=20"))
+    assert "compare.steps=20 do not fit arm" in said and not machine.words
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["compare.arms=[plain_swap]"], "put it first"),
+        (["compare.arms=[clipgen,clipgen]"], "each once"),
+        (["compare.arms=[clipgen,paird]"], "Could not find 'arm/paird'"),
+        (["compare.trials=0"], "compare.trials=0; take at least 1"),
+        (["compare.trials=1000"], "of arm clipgen are 216 ways"),
+        (["captions=captions.tsv"], "type images=FOLDER too"),
+        (["world=moon"], "world=moon is unknown"),
+        (["shards=nowhere"], "nowhere/manifest.json does not exist"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(clipgen, machine, words, one_line, more, said):
+    assert said in one_line(clipgen(*words, *more)) and not machine.words
+
+
+def test_arms_that_need_captions_say_how_to_add_them(clipgen, machine, words, one_line, image_folder):
+    outcome = clipgen(*words, f"shards={image_folder}", "compare.arms=[clipgen,paired]")
+    assert "captions=FILE.tsv" in one_line(outcome) and "compare.arms=[clipgen]" in one_line(outcome)
+
+
+WHOLE = """# @package _global_
+defaults:
+  - compare_demo
+name: whole
+out: whole
+tokenizer: {train: {steps: 6, batch_size: 8, warmup: 1, continuous_steps: 2, usage_window: 2}}
+transformer: {width: 64, depth: 1, heads: 1, train: {batch_size: 8, warmup: 1}}
+trainer: {val_every: 4, grid_every: 100, threads: 1, device: cpu}
+prep: {workers: 1}
+compare:
+  steps: 9
+  trials: 2
+  tolerance: 0.1
+  judge_model: local-dir:${package_dir:clipgen.shapes}/clip
+  first: [[draw, "out=${out}/images", n=200, captions=true]]
+"""
+FEW_CANDIDATES = """# @package _global_
+defaults:
+  - clip_gen_paper
+compare: {arm: {candidates: 3, keep: 2}}
+"""
+
+
+@pytest.mark.slow
+def test_every_arm_from_nothing_to_the_page(clipgen_process, tmp_path):
+    """With an experiment and an arm of the user's own."""
+    for group, name, content in (("experiment", "whole", WHOLE), ("arm", "paper", FEW_CANDIDATES)):
+        (tmp_path / "conf" / group).mkdir(parents=True)
+        (tmp_path / "conf" / group / f"{name}.yaml").write_text(content, encoding="utf-8")
+    arms = "compare.arms=[clipgen,plain_swap,paper,paired,paired_clip]"
+    words = ["compare", "--config-dir", tmp_path / "conf", "experiment=whole", arms]
+    outcome = clipgen_process(*words, folder=tmp_path, timeout=1200)
+    assert outcome.status == 0, outcome.error[-2000:]
+    content = found(tmp_path / "whole")
+    names = {"clipgen", "plain_swap", "paper"}
+    names |= {f"{arm}{share}" for arm in ("paired", "paired_clip") for share in ("", "_10pct", "_1pct")}
+    assert set(content["arms"]) == names == set(content["curves"]) and not content["unfinished"]
+    paired = content["arms"]["paired"]["about"]
+    assert paired["steps"] < 9 and paired["captions_share"] == 1 and paired["chosen"].keys() == {
+        "guidance_scale", "temperature", "top_k"
+    }  # fmt: skip
+    assert content["arms"]["paired_clip"]["about"]["steps"] == 9
+    assert content["arms"]["clipgen"]["about"]["circular"] == []
+    assert (tmp_path / "whole" / "report.html").stat().st_size > 10_000
+    again = clipgen_process(*words, folder=tmp_path, timeout=600)
+    assert again.status == 0 and "clipgen train" not in again.said, "nothing is made twice"
