@@ -170,6 +170,7 @@ class Paired:
 @dataclass
 class Encode:
     crops: int = 1
+    own_captions: bool = True  # of a thousand or more, for the texts' mean
     precision: str = "auto"
     batch_size: int = 256
     workers: int | None = None

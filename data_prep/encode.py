@@ -100,19 +100,21 @@ def encode(
     executor: Executor = LOCAL,
     make_encoders: Callable[[], Encoders] | None = None,
     say: Callable[[str], object] = lambda line: None,
+    own_captions: bool = True,
 ) -> Manifest:
     """Encode every shard of `shards` into `latents` and return the manifest; what is done is not done again.
 
     `batch_size` counts crops, `workers` the threads that decode. `texts` need not belong to the images: the mean of
-    their embeddings centres prompts later. Image shards that were added since are encoded, those of before keep their
-    latents. Raises UserError when `latents` was made with other settings or networks, of image shards that have changed
-    or gone, or when it was damaged; with `replace` just these shards, and those named in `redo`, are made again. An
-    `executor` elsewhere needs `make_encoders`, which makes equal `encoders` there and can be pickled and hashed. `say`
-    is told why latents are made again.
+    their embeddings centres prompts later; the images' own captions, where there are enough, take their place only with
+    `own_captions`. Image shards that were added since are encoded, those of before keep their latents. Raises UserError
+    when `latents` was made with other settings or networks, of image shards that have changed or gone, or when it was
+    damaged; with `replace` just these shards, and those named in `redo`, are made again. An `executor` elsewhere needs
+    `make_encoders`, which makes equal `encoders` there and can be pickled and hashed. `say` is told why latents are
+    made again.
     """
     images, out = Manifest.load(shards, "images"), Path(latents)
     images.check(shards)
-    made_by = _made_by(images, encoders, texts, crops)
+    made_by = _made_by(images, encoders, texts_fingerprint(texts, own_captions), crops)
     old = Manifest.load(out, "latents") if Manifest.exists(out) else None
     if old is not None and replace:
         if difference := describe_difference(_what_counts(old.made_by), _what_counts(made_by)):
@@ -144,12 +146,17 @@ def encode(
         jobs = [EncodeJob(make_encoders, place[0], shard, *place[1:]) for shard in todo]
         run(encode_one, jobs, 1, what, left, 0, executor)
         kept |= _finished(out, None, settings)
-    return _finish(out, images, encoders, texts, texts_from, made_by, kept, old)
+    return _finish(out, images, encoders, texts, texts_from, own_captions, made_by, kept, old)
 
 
-def _made_by(images: Manifest, encoders: Encoders, texts: list[str], crops: int) -> dict[str, Any]:
+def texts_fingerprint(texts: list[str], own_captions: bool = True) -> str:
+    """Of the texts whose mean centres prompts, and of whether captions of the images may take their place."""
+    return fingerprint(texts if own_captions else {"only": texts})
+
+
+def _made_by(images: Manifest, encoders: Encoders, texts: str, crops: int) -> dict[str, Any]:
     encoded = {"image_size": encoders.image_size, "crops": crops, "precision": encoders.precision}
-    made_by = {"images": images.content, "encode": encoded, **encoders.identity, "texts": fingerprint(texts)}
+    made_by = {"images": images.content, "encode": encoded, **encoders.identity, "texts": texts}
     settings = {name: value for name, value in _what_counts(made_by).items() if name != "texts"}
     made_by["settings"] = fingerprint(settings)
     return made_by | {"fingerprint": fingerprint([images.content, _what_counts(made_by)])}
@@ -277,6 +284,7 @@ def _finish(
     encoders: Encoders,
     texts: list[str],
     texts_from: str,
+    own_captions: bool,
     made_by: dict[str, Any],
     made: dict[str, _Made],
     old: Manifest | None,
@@ -284,7 +292,7 @@ def _finish(
     """Write statistics and manifest, and take away what is left of runs before."""
     in_order = [made[shard.name] for shard in images.shards]
     manifest = Manifest("latents", [each.shard for each in in_order], made_by)
-    facts = write_statistics(out, manifest, encoders.text(texts), texts_from)
+    facts = write_statistics(out, manifest, encoders.text(texts), texts_from, own_captions)
     crops = made_by["encode"]["crops"]
     sources = {each.shard.name: each.source for each in in_order}
     manifest.facts = {**facts, "crops": crops, "sources": sources}

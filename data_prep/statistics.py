@@ -47,16 +47,18 @@ class Moments:
         }
 
 
-def write_statistics(latents: Path, manifest: Manifest, text_NE: Tensor, texts_from: str) -> dict:
+def write_statistics(
+    latents: Path, manifest: Manifest, text_NE: Tensor, texts_from: str, own_captions: bool = True
+) -> dict:
     """Write them for the training samples of `latents`; the facts of it for the manifest, the sha256 among them.
 
-    Texts are the captions of these samples where there are ENOUGH_CAPTIONS, else `text_NE`.
+    Texts are the captions of these samples where there are ENOUGH_CAPTIONS and `own_captions` may be, else `text_NE`.
     """
     image, captions = Moments(), Moments()
     for shard in manifest.of_split("train"):  # one at a time: a million embeddings would take gigabytes
         alone = ShardSet(latents, "train", Manifest("latents", [shard]))
         image.add(torch.from_numpy(np.concatenate([read_latent(alone, i)[1] for i in range(len(alone))])))
-        if rows := list(_of_captions(alone)):
+        if own_captions and (rows := list(_of_captions(alone))):
             captions.add(torch.from_numpy(np.concatenate(rows)))
     if captions.count >= ENOUGH_CAPTIONS:
         text, texts_from = captions, "captions of the images"

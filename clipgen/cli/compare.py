@@ -143,7 +143,7 @@ class Compared:
                 seed = f"seed={self.cfg.compare.seeds[0]}"
                 vqgan = ckpt.parent / "stage.json"
                 self.needed(vqgan, (shards,), "train", *common, "stage=vqgan", seed, *own)
-            given = (f"tokenizer.ckpt={ckpt}", f"latents={latents}", "replace=true")
+            given = (f"tokenizer.ckpt={ckpt}", f"latents={latents}", "encode.own_captions=false", "replace=true")
             self.needed(latents / "manifest.json", (shards, ckpt), "encode", *common, *given)
 
     def try_variant(self, variant, seed: int) -> None:

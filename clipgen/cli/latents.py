@@ -13,11 +13,10 @@ from clipgen.cli.say import say
 from clipgen.clip.frozen import FrozenClip
 from clipgen.clip.texts import reference_texts
 from clipgen.config import Config, asdict_of
-from clipgen.data.atomic import fingerprint
 from clipgen.data.manifest import Manifest
 from clipgen.errors import UserError
 from clipgen.tokenizer.vqgan import VQGAN
-from data_prep.encode import Encoders, encode
+from data_prep.encode import Encoders, encode, texts_fingerprint
 from data_prep.executor import Executor
 from data_prep.precision import agreement, holds
 
@@ -34,7 +33,7 @@ def encode_latents(cfg: Config, replace: bool = False) -> Manifest:
     )
     return encode(
         cfg.shards, cfg.latents, encoders, texts, source, e.crops, e.batch_size, e.workers or cores(), replace,
-        executor=Executor(**asdict_of(cfg.executor)), make_encoders=there, say=say,
+        executor=Executor(**asdict_of(cfg.executor)), make_encoders=there, say=say, own_captions=e.own_captions,
     )  # fmt: skip
 
 
@@ -60,13 +59,15 @@ def encode_again(
         )
     given = manifest.facts["texts_from"]
     texts, source = reference_texts(clip["model"], given if Path(given).is_file() else None)
-    if fingerprint(texts) != manifest.made_by["texts"]:
+    own_captions = manifest.made_by["texts"] == texts_fingerprint(texts)
+    if not own_captions and manifest.made_by["texts"] != texts_fingerprint(texts, own_captions):
         raise UserError(
             f"latents={latents} have a text mean from {given}, which are others now; run `clipgen encode` with "
             "replace=true"
         )
     return encode(
-        shards, latents, encoders, texts, source, encoded["crops"], workers=cores(), replace=True, redo=broken
+        shards, latents, encoders, texts, source, encoded["crops"], workers=cores(), replace=True, redo=broken,
+        own_captions=own_captions,
     )
 
 

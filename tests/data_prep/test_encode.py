@@ -372,6 +372,10 @@ def test_captions_are_the_texts_where_there_are_enough(encoders, clip, tmp_path,
     assert (enough.facts["texts"], enough.facts["texts_from"]) == (3, "captions of the images")
     mean_E = clip.encode_text(TEXTS[:3]).mean(0)
     np.testing.assert_allclose(load_statistics(tmp_path / "enough")["text_mean"], mean_E, atol=1e-3)
+    alone = encode(
+        tmp_path / "shards", tmp_path / "enough", encoders, TEXTS, "the test", replace=True, own_captions=False
+    )
+    assert (alone.facts["texts"], alone.facts["texts_from"]) == (4, "the test")
 
 
 def test_ten_crops_are_those_of_crops_of(image_folder, encoders, vqgan, clip, tmp_path):
