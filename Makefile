@@ -22,7 +22,7 @@ demo: $(READY)  ## draw pictures, train on them without captions, generate from 
 	$(BIN)/clipgen run experiment=demo
 
 test: $(READY)  ## everything but the long counts
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -n 2 -m 'not slow' --timeout=300
 
 test-all: $(READY)  ## the long counts too
 	$(BIN)/python -m pytest -n 2

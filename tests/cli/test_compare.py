@@ -25,7 +25,7 @@ def shards(tmp_path_factory, clipgen) -> Path:
     folder = tmp_path_factory.mktemp("captioned")
     assert clipgen("draw", f"out={folder / 'images'}", "n=80", "captions=true").status == 0
     words = [f"images={folder / 'images'}", f"captions={folder / 'images.tsv'}", f"out={folder}", "prep.workers=1"]
-    assert clipgen("prep", *words, "tokenizer=small_f4").status == 0
+    assert clipgen("prep", *words, "tokenizer=small_f4", "prep.val_fraction=0.2").status == 0
     return folder / "shards"
 
 
