@@ -1,7 +1,7 @@
 """`clipgen browse`: a contact sheet of image shards, or of latents as the tokenizer decodes them."""
 
-from clipgen.config import BrowseConfig
 from clipgen.errors import UserError
+from clipgen.tools import BrowseConfig
 
 
 def main(cfg: BrowseConfig) -> None:

@@ -11,11 +11,11 @@ from clipgen.cli.evaluate_generator import compared as figures_of
 from clipgen.cli.evaluate_generator import pictures_of
 from clipgen.cli.extractors import extractors
 from clipgen.cli.machine import pick_device
-from clipgen.config import ClipChoice, EvaluateConfig
 from clipgen.data.atomic import fingerprint, write_json
 from clipgen.data.module import ImageData
 from clipgen.evaluation.extractors import of_clip
 from clipgen.evaluation.metrics import Figure, Pictures, clip_score
+from clipgen.tools import ClipChoice, EvaluateConfig
 
 if TYPE_CHECKING:
     from clipgen.cli.compare import Compared, Job

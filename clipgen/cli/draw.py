@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from clipgen.check import check_world
-from clipgen.config import DrawConfig
 from clipgen.errors import UserError
+from clipgen.tools import DrawConfig
 
 
 def main(cfg: DrawConfig) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from clipgen.check import PERCEPTUAL_FILES, check_world
 from clipgen.cli.worlds import prompts_and_judge
-from clipgen.config import GENERATION, EvaluateConfig
 from clipgen.errors import UserError
+from clipgen.tools import GENERATION, EvaluateConfig
 
 
 def main(cfg: EvaluateConfig) -> float | None:

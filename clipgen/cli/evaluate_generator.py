@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from clipgen.cli.say import say_cut
-from clipgen.config import EvaluateConfig
 from clipgen.data.atomic import replacing
 from clipgen.data.module import ImageData
 from clipgen.data.sample import decode_captions
@@ -18,6 +17,7 @@ from clipgen.evaluation.metrics import Figure, Pictures, against, copies
 from clipgen.evaluation.prompts import clip_figures
 from clipgen.picture import image_grid
 from clipgen.tokenizer.vqgan import VQGAN
+from clipgen.tools import EvaluateConfig
 
 SHOWN = 12  # prompts in the picture
 ROWS = 1000  # training pictures read at a time

@@ -8,11 +8,11 @@ from clipgen.cli.extractors import extractors
 from clipgen.cli.machine import pick_device
 from clipgen.cli.perceptual import described, perceptual_network, too_small
 from clipgen.cli.say import say
-from clipgen.config import EvaluateConfig
 from clipgen.data.atomic import replacing, write_json
 from clipgen.errors import UserError
 from clipgen.evaluation.fidelity import Distance, measure, triplets, usage_chart
 from clipgen.tokenizer.codes import Perturbation
+from clipgen.tools import EvaluateConfig
 
 SHOWN = 12  # pictures
 AS_DISTANCE = {"clip": "fd_clip", "inception": "rfid", "dinov2": "fd_dinov2"}

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from clipgen.config import ExportConfig
 from clipgen.errors import UserError
+from clipgen.tools import ExportConfig
 
 
 def main(cfg: ExportConfig) -> None:

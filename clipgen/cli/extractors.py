@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from clipgen.checkpoint import UNREADABLE, read_weights
 from clipgen.cli.build import load_clip_once
-from clipgen.config import EvaluateConfig
 from clipgen.data.atomic import sha256_file
 from clipgen.errors import UserError
 from clipgen.evaluation.extractors import Extractor, of_clip
+from clipgen.tools import EvaluateConfig
 
 DINOV2 = {384: "small", 768: "base", 1024: "large"}  # by the width of the file's class token
 DINOV2_SIDE = 224

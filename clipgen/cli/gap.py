@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from clipgen.check import check_bank
-from clipgen.config import GapConfig
 from clipgen.errors import UserError
+from clipgen.tools import GapConfig
 
 IMAGES = 2000  # and texts, evenly from a split: enough for a picture and for means of cosines
 

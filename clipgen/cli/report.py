@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from clipgen.config import ReportConfig
+from clipgen.tools import ReportConfig
 
 
 def main(cfg: ReportConfig) -> None:

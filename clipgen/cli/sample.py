@@ -6,8 +6,8 @@ from pathlib import Path
 
 from clipgen.cli.mix import read_mix
 from clipgen.cli.say import say_cut
-from clipgen.config import GENERATION, SampleConfig
 from clipgen.errors import UserError
+from clipgen.tools import GENERATION, SampleConfig
 
 
 def main(cfg: SampleConfig, prompts: list[str]) -> None:

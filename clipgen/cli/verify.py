@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from clipgen.config import VerifyConfig
 from clipgen.errors import UserError
+from clipgen.tools import VerifyConfig
 
 
 def main(cfg: VerifyConfig) -> None:

@@ -4,8 +4,8 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from clipgen.config import SampleConfig
 from clipgen.errors import UserError
+from clipgen.tools import SampleConfig
 
 KEYS = frozenset(field.name for field in fields(SampleConfig))
 FLAGS = {
