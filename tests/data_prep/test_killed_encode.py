@@ -4,11 +4,13 @@ import contextlib
 import io
 import multiprocessing
 import random
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from clipgen.data.manifest import Manifest
 from data_prep.encode import Encoders, encode
@@ -36,6 +38,11 @@ def make(images: Path, latents: Path) -> None:
         encode(images, latents, encoders, ["a", "bb"], "the test", crops=2, batch_size=4, workers=2)
 
 
+def make_until_killed(images: Path, latents: Path) -> None:
+    tqdm.set_lock(threading.RLock())  # else a bar's lock is shared with the test, and killed with it held
+    make(images, latents)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -57,7 +64,7 @@ def test_killed_at_random_moments(make_images, tmp_path, kills):
     for attempt in range(10 * kills):
         latents, before = tmp_path / f"latents-{attempt}", {}
         for _ in range(3):  # the same folder up to three times, as the second kill meets notes of the first
-            run = multiprocessing.get_context("fork").Process(target=make, args=(images, latents))
+            run = multiprocessing.get_context("fork").Process(target=make_until_killed, args=(images, latents))
             run.start()
             run.join(dice.uniform(0, takes))
             run.kill()

@@ -7,12 +7,14 @@ import multiprocessing
 import os
 import signal
 import tarfile
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tqdm import tqdm
 
 from clipgen.data import atomic
 from clipgen.data.manifest import FILE_NAME, Manifest
@@ -165,6 +167,7 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(images, tmp_path):
 
 
 def _pack_slowly(images: Path, out: Path) -> None:
+    tqdm.set_lock(threading.RLock())  # else a bar's lock is shared with the test, and killed with it held
     convert = chunk_module.convert
     chunk_module.convert = lambda *args: time.sleep(0.02) or convert(*args)
     pack(images, out, SMALL)
