@@ -3,12 +3,14 @@
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from PIL import Image
 
+from clipgen.callbacks.ema import EMA
 from clipgen.checkpoint import read_checkpoint, weights_sha256
 from clipgen.cli.build import make_trainer
 from clipgen.cli.machine import peak_memory_mb, pick_device
@@ -18,6 +20,7 @@ from clipgen.config import Config
 from clipgen.data.module import CaptionedLatentData
 from clipgen.errors import UserError
 from clipgen.ranks import from_rank_zero, rank, same_on_ranks, world_size
+from clipgen.transformer.execution import compile_in_place
 
 PREVIEWS = 8  # pictures in a grid
 SAMPLED = ("guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "min_p")  # settings of previews
@@ -91,6 +94,30 @@ def fit(
     record.status = "done"
     if rank() == 0:
         record.save()
+
+
+def fit_tokens(
+    cfg: Config,
+    record: Record,
+    module: pl.LightningModule,
+    data: pl.LightningDataModule,
+    samples: Callable[[], Image.Image] | None,
+) -> None:
+    """`fit` a model of tokens; its averaged weights, where they are kept, draw the `samples`."""
+    training = cfg.transformer.train
+    if cfg.trainer.compile:
+        compile_in_place(module.transformer)
+    ema = EMA("transformer", training.ema) if training.ema else None
+
+    def draw() -> Image.Image:
+        with ema.weights() if ema else nullcontext():
+            return samples()
+
+    fsdp = cfg.trainer.strategy == "fsdp"  # then no rank has the weights to draw with
+    fit(
+        cfg, record, module, data, training.batch_size, None if fsdp or samples is None else draw,
+        callbacks=[ema] if ema else [], shared_out=fsdp,
+    )  # fmt: skip
 
 
 def say_used(stage: str, data: CaptionedLatentData, share: float) -> None:

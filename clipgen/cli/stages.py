@@ -32,7 +32,7 @@ from clipgen.cli.perceptual import PERCEPTUAL_FILE_KEYS, needs_clip, perceptual_
 from clipgen.cli.reconstruction import embedding_reconstruction
 from clipgen.cli.record import Record
 from clipgen.cli.say import say, say_cut
-from clipgen.cli.stage import PREVIEWS, SAMPLED, fit, refuse_own, say_used, start
+from clipgen.cli.stage import PREVIEWS, SAMPLED, fit, fit_tokens, refuse_own, say_used, start
 from clipgen.clip.frozen import FrozenClip
 from clipgen.clip.module import ClipModule, save_open_clip
 from clipgen.config import Config, asdict_of
@@ -48,7 +48,6 @@ from clipgen.tokenizer.module import VQGANModule
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.bridges import bridge, of_texts
 from clipgen.transformer.condition import centre
-from clipgen.transformer.execution import compile_in_place as compile_transformer
 from clipgen.transformer.model import Transformer
 from clipgen.transformer.module import TransformerModule
 from clipgen.transformer.sampling import generate
@@ -206,13 +205,6 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
         inputs={kind: fingerprint for kind, (fingerprint, _) in trained_with.items()},
         **{key: value for key, value in training.items() if key in TRANSFORMER_TRAINING_KEYS},
     )
-    if cfg.trainer.compile:
-        compile_transformer(transformer)
-    ema = EMA("transformer", m.train.ema) if m.train.ema else None
-
-    def draw() -> Image.Image:
-        with ema.weights() if ema else nullcontext():
-            return samples()
 
     def samples() -> Image.Image:
         if text_BE is not None:
@@ -231,11 +223,7 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
         images = to_uint8(vqgan.decode(tokens_Bhw).float()).cpu().numpy()
         return image_grid(images, each, labels)
 
-    fsdp = cfg.trainer.strategy == "fsdp"  # then no rank has the weights to draw with
-    fit(
-        cfg, record, module, data, m.train.batch_size, draw if (prompts or data.n_val) and not fsdp else None,
-        callbacks=[ema] if ema else [], shared_out=fsdp,
-    )  # fmt: skip
+    fit_tokens(cfg, record, module, data, samples if prompts or data.n_val else None)
     return record
 
 

@@ -1,21 +1,19 @@
 """Stage `paired`: latents and their captions → CogView's Transformer of text and image."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytorch_lightning as pl
 from PIL import Image
 from torch import Tensor
 
-from clipgen.callbacks.ema import EMA
 from clipgen.check import check_sampling
 from clipgen.cli.build import TOKEN_TRAINING_KEYS, load_tokenizer, paired_settings, tokenizer_path
 from clipgen.cli.latents import check_latents
 from clipgen.cli.machine import check_compiler, pick_device
 from clipgen.cli.record import Record
 from clipgen.cli.say import say
-from clipgen.cli.stage import PREVIEWS, SAMPLED, fit, say_used, start
+from clipgen.cli.stage import PREVIEWS, SAMPLED, fit_tokens, say_used, start
 from clipgen.cli.stages import clip_in_use
 from clipgen.config import Config, asdict_of
 from clipgen.data.manifest import Manifest
@@ -26,7 +24,6 @@ from clipgen.paired.module import PairedModule
 from clipgen.paired.text import FILE, Text
 from clipgen.picture import image_grid
 from clipgen.ranks import from_rank_zero
-from clipgen.transformer.execution import compile_in_place
 from clipgen.transformer.sampling import generate
 
 
@@ -75,14 +72,7 @@ def train_paired(cfg: Config, folder: Path) -> Record:
         **scales,
         **{key: value for key, value in training.items() if key != "ema"},
     )
-    if cfg.trainer.compile:
-        compile_in_place(transformer)
-    ema = EMA("transformer", m.train.ema) if m.train.ema else None
     prompts = list(cfg.prompts)[:PREVIEWS]
-
-    def draw() -> Image.Image:
-        with ema.weights() if ema else nullcontext():
-            return samples()
 
     def samples() -> Image.Image:
         shown = prompts or data.val_batches.plain(range(min(PREVIEWS, data.n_val)))["caption"]
@@ -92,11 +82,7 @@ def train_paired(cfg: Config, folder: Path) -> Record:
         tokens_Bhw = generate(transformer, text_BP, None, range(len(text_BP)), **options)
         return image_grid(to_uint8(vqgan.decode(tokens_Bhw).float()).cpu().numpy(), each, shown)
 
-    fsdp = cfg.trainer.strategy == "fsdp"  # then no rank has the weights to draw with
-    fit(
-        cfg, record, module, data, m.train.batch_size, draw if (prompts or data.n_val) and not fsdp else None,
-        callbacks=[ema] if ema else [], shared_out=fsdp,
-    )  # fmt: skip
+    fit_tokens(cfg, record, module, data, samples if prompts or data.n_val else None)
     return record
 
 
