@@ -68,19 +68,15 @@ class Ablation(Callback):
 
         plain = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
         verdicts = Verdicts(complete(plain), found_jobs(sweep))
-        variants = sorted(verdicts.variants, key=lambda variant: (variant != DEFAULT, variant))
-        if variants[:1] != [DEFAULT] or not verdicts.seeds:
-            raise UserError(
-                f"{sweep} has no seed that {DEFAULT} and every other recipe have finished; type the same command again"
-            )
-        for variant, seed in sorted(set(verdicts.jobs) - {(v, s) for v in variants for s in verdicts.seeds}):
-            print(f"left out: {variant}, seed {seed}, which not every recipe has")
-        rows = Rows(verdicts.judge, variants, verdicts.seeds, **self.choices, least=verdicts.least()).rows()
+        seeds = verdicts.seeds
+        if DEFAULT not in seeds:
+            raise UserError(f"{sweep} has no finished training of the recipe {DEFAULT}; type the same command again")
+        rows = Rows(verdicts.judge, seeds, **self.choices, least=verdicts.least()).rows()
         about = describe(pick_device(config.trainer.device))
         kept = ("commit", "threads", "python", "versions")
         content = {
             "command": f"clipgen train -m experiment={self.name}", "hardware": about["device"],
-            "date": about["started"][:10], **{key: about[key] for key in kept}, "seeds": verdicts.seeds,
+            "date": about["started"][:10], **{key: about[key] for key in kept}, "seeds": seeds,
             "steps": config.transformer.train.steps, "sampling": OmegaConf.to_container(config.sampling),
             "images_of_a_prompt": EACH, "copies": verdicts.copies(rows["default"].asked), "rows": as_json(rows),
         }  # fmt: skip
@@ -115,10 +111,9 @@ class Verdicts:
         from clipgen.data.manifest import Manifest
 
         self.cfg, self.jobs = cfg, jobs
-        self.variants = sorted({variant for variant, _ in jobs})
-        every = [{seed for each, seed in jobs if each == variant} for variant in self.variants]
-        self.seeds = sorted(set.intersection(*every)) if every else []
-        self.pipeline = lru_cache(len(self.seeds) + 1)(self._pipeline)
+        variants = sorted({variant for variant, _ in jobs}, key=lambda variant: (variant != DEFAULT, variant))
+        self.seeds = {each: sorted(seed for variant, seed in jobs if variant == each) for each in variants}
+        self.pipeline = lru_cache(max(map(len, self.seeds.values()), default=0) + 1)(self._pipeline)
         latents = Manifest.load(cfg.latents, "latents").content
         how = {"sampling": asdict_of(cfg.sampling), "each": EACH, "latents": latents, "bank": cfg.bank}
         self.how = fingerprint(how)
@@ -137,8 +132,8 @@ class Verdicts:
     def least(self) -> dict[str, float]:
         """The lowest level that each variant was trained at; any may be asked of a model that is not told."""
         found = {}
-        for variant in self.variants:
-            path = self.jobs[variant, self.seeds[0]] / "transformer" / "stage.json"
+        for variant, seeds in self.seeds.items():
+            path = self.jobs[variant, seeds[0]] / "transformer" / "stage.json"
             settings = json.loads(path.read_text(encoding="utf-8"))["settings"]
             told = settings["transformer"].get("level_token", True)
             found[variant] = settings["transformer.train"]["min_level"] if told else 0.0
@@ -174,7 +169,8 @@ class Verdicts:
         from clipgen.evaluation.nearest import nearest
         from clipgen.shapes.draw import draw, scenes
 
-        samples = [np.asarray(image) for image in self._judged(DEFAULT, self.seeds[0], asked, "development").images]
+        made = self._judged(DEFAULT, self.seeds[DEFAULT][0], asked, "development").images
+        samples = [np.asarray(image) for image in made]
         size = samples[0].shape[0]
         fresh = [draw(scene, size) for scene in scenes(len(samples), 20_261_123)]
         data = ImageData(self.cfg.shards, size, 256, 1)
@@ -207,8 +203,9 @@ class Verdicts:
     def _shown(self, row, prompts):
         from clipgen.evaluation.world import judge_by_pictures, judge_generator
 
-        pipeline, asked, n = self.pipeline(row.variant, self.seeds[0]), row.asked, 2
+        seed, asked, n = self.seeds[row.variant][0], row.asked, 2
+        pipeline = self.pipeline(row.variant, seed)
         how = {"fidelity": asked.fidelity, "guidance_scale": asked.guidance_scale}
         if asked.by == "image":
-            return judge_by_pictures(pipeline, prompts, n, self.seeds[0], **how).images
-        return judge_generator(pipeline, prompts, n, self.seeds[0], bridge=asked.bridge, **how).images
+            return judge_by_pictures(pipeline, prompts, n, seed, **how).images
+        return judge_generator(pipeline, prompts, n, seed, bridge=asked.bridge, **how).images

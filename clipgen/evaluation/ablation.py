@@ -40,19 +40,18 @@ class Ablation:
     def __init__(
         self,
         judge: Judge,
-        variants: Sequence[str],
-        seeds: Sequence[int],
+        seeds: Mapping[str, Sequence[int]],
         bridges: Sequence[str],
         fidelities: Sequence[float],
         guidance_scales: Sequence[float],
         least: Mapping[str, float],
     ):
-        """The first variant is the default; the first guidance scale is what bridges and fidelities are chosen at.
+        """`seeds` of each variant, the default first; at the first guidance scale bridges and fidelities are chosen.
 
         `least` is the lowest level that a variant was trained at: it is asked at none below.
         """
         self.least = least
-        self.judge, self.variants, self.seeds = judge, variants, seeds
+        self.judge, self.variants, self.seeds = judge, list(seeds), seeds
         self.bridges, self.fidelities, self.guidance_scales = bridges, fidelities, guidance_scales
 
     def rows(self) -> dict[str, Row]:
@@ -75,7 +74,7 @@ class Ablation:
             if self.least[variant] == 1:  # without noise it is the bridge alone that closes the gap
                 clean = replace(text, fidelity=1.0)
                 asked |= {f"{variant}, bridge={each}": (variant, replace(clean, bridge=each)) for each in self.bridges}
-        marks = [self.judge(default, seed, image, "test") for seed in self.seeds]
+        marks = {seed: self.judge(default, seed, image, "test") for seed in self.seeds[default]}
         return {name: Row(variant, how, self.figures(variant, how, marks)) for name, (variant, how) in asked.items()}
 
     def over_fidelity(self, variant: str, asked: Asked) -> list[Asked]:
@@ -86,13 +85,14 @@ class Ablation:
 
     def best(self, variant: str, choices: Sequence[Asked]) -> Asked:
         """By the mean over seeds on development prompts; of equal ones the first."""
-        return max(choices, key=lambda c: np.mean([self.judge(variant, s, c, "development")[AIM] for s in self.seeds]))
+        seeds = self.seeds[variant]
+        return max(choices, key=lambda c: np.mean([self.judge(variant, s, c, "development")[AIM] for s in seeds]))
 
-    def figures(self, variant: str, asked: Asked, marks: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
-        found = [self.judge(variant, seed, asked, "test") for seed in self.seeds]
-        table = {name: spread([each[name] for each in found]) for name in FIGURES}
+    def figures(self, variant: str, asked: Asked, marks: Mapping[int, dict[str, float]]) -> dict[str, dict[str, float]]:
+        found = {seed: self.judge(variant, seed, asked, "test") for seed in self.seeds[variant]}
+        table = {name: spread([each[name] for each in found.values()]) for name in FIGURES}
         for name in FIGURES:
-            shares = [each[name] / mark[name] for each, mark in zip(found, marks, strict=True) if mark[name]]
+            shares = [each[name] / marks[seed][name] for seed, each in found.items() if marks.get(seed, {}).get(name)]
             if shares:
                 table[f"of_image.{name.removeprefix('judge.')}"] = spread(shares)
         return table
@@ -108,14 +108,15 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def table(rows: dict[str, Row]) -> str:
     """A Markdown table: per cent ± standard error on the test prompts, and how each row was asked."""
     names = (*ATTRIBUTES, "all", "held_out.all")
-    heads = ["row", "asked with", *(name.replace("_", " ").replace(".", ", ") for name in names), "all, of image"]
+    titles = [name.replace("_", " ").replace(".", ", ") for name in names]
+    heads = ["row", "asked with", "seeds", *titles, "all, of image"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for name, row in rows.items():
         how = row.asked
         bridge = how.bridge if how.by == "text" else "a picture"
-        cells = [_percent(row.figures[f"judge.{each}"]) for each in names]
-        cells.append(_percent(row.figures.get("of_image.all")))
-        lines.append(f"| {name} | {bridge}, {how.fidelity:g}, {how.guidance_scale:g} | " + " | ".join(cells) + " |")
+        cells = [name, f"{bridge}, {how.fidelity:g}, {how.guidance_scale:g}", str(row.figures[AIM]["n"])]
+        cells += [_percent(row.figures[f"judge.{each}"]) for each in names]
+        lines.append("| " + " | ".join([*cells, _percent(row.figures.get("of_image.all"))]) + " |")
     return "\n".join(lines)
 
 

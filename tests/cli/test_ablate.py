@@ -49,7 +49,7 @@ def test_one_command_trains_judges_and_continues(clipgen, tiny, run_folder, few,
     results = json.loads((tmp_path / "sweep" / "few.json").read_text())
     names = {"default", "image", "bridge=mean", "bridge=none", "bridge=knn", "guidance=1", "guidance=2", "no_noise"}
     names |= {f"no_noise, bridge={each}" for each in ("mean", "none", "knn")}
-    assert set(results["rows"]) == names and results["seeds"] == [0, 1]
+    assert set(results["rows"]) == names and results["seeds"] == {"default": [0, 1], "no_noise": [0, 1]}
     assert results["rows"]["default"]["judge.all"]["n"] == 2 and "| default |" in outcome.said
     assert (tmp_path / "sweep" / "few.png").stat().st_size > 1000
     kept = sorted((tmp_path / "sweep").glob("*/judged.json"))

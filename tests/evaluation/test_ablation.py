@@ -28,7 +28,8 @@ class Judge:
 def made():
     judge = Judge()
     ablation = Ablation(
-        judge, ["default", "no_noise"], [0, 1, 2], ["mean", "none", "whiten"], [0.9, 0.8, 1.0], [1.5, 1.0, 2.0],
+        judge, {"default": [0, 1, 2], "no_noise": [0, 2, 5]},
+        ["mean", "none", "whiten"], [0.9, 0.8, 1.0], [1.5, 1.0, 2.0],
         {"default": 0.6, "no_noise": 1.0},
     )  # fmt: skip
     return judge, ablation.rows()
@@ -72,6 +73,14 @@ def test_figures_are_over_seeds_and_shares_of_image_are_by_seed(made):
     text = table(rows)
     assert len(text.splitlines()) == len(rows) + 2 and "51.0% ± 0.6" in text
     assert set(as_json(rows)) == set(rows) and all(name in text for name in (*rows, *ATTRIBUTES))
+
+
+def test_a_variant_has_seeds_of_its_own_and_shares_of_those_that_the_default_has_too(made):
+    _, rows = made
+    figures = rows["no_noise"].figures
+    assert figures["judge.all"]["n"] == 3 and figures["judge.all"]["mean"] == pytest.approx(0.5 + 0.07 / 3, abs=1e-5)
+    assert figures["of_image.all"]["n"] == 2
+    assert figures["of_image.all"]["mean"] == pytest.approx((0.5 / 0.6 + 0.52 / 0.62) / 2, abs=1e-5)
 
 
 def test_one_seed_has_no_standard_error():
