@@ -230,6 +230,7 @@ class Comparison:
     )
     steps: int = 1500  # of arm clipgen; the others get as many FLOPs, and as many pictures
     equal_images: bool = True
+    jobs: int = 1  # trainings at once
     seeds: list[int] = field(default_factory=lambda: [0])
     lr_factors: list[float] = field(default_factory=lambda: [1.0])
     trials: int = 8

@@ -34,12 +34,11 @@ def main(cfg: Config) -> None:
         say(f"{variant.name}: {steps['flops']:,} batches of {cost.batch}, {steps['flops'] * cost.flops:.3g} FLOPs")
     compared.make_latents()
     for seed in cfg.compare.seeds:
-        for variant in compared.variants:
-            compared.try_variant(variant, seed)
-    compared.report()
+        compared.do_seed(seed)
+        compared.report()
     if compared.unfinished:
-        for each in compared.unfinished:
-            say(f"unfinished: {each['arm']}, seed {each['seed']}: {each['why']}")
+        for (name, seed), why in compared.unfinished.items():
+            say(f"unfinished: {name}, seed {seed}: {why}")
         raise SystemExit(1)
 
 
@@ -48,7 +47,7 @@ def check_comparison(cfg: Config) -> None:
     from clipgen.evaluation.compare import REFERENCE
 
     c: Comparison = cfg.compare
-    for key, least in (("steps", 1), ("trials", 1), ("development", 1), ("test", 1), ("prompts", 1)):
+    for key, least in (("steps", 1), ("jobs", 1), ("trials", 1), ("development", 1), ("test", 1), ("prompts", 1)):
         if (value := getattr(c, key)) < least:
             raise UserError(f"compare.{key}={value}; take at least {least}")
     for key in ("arms", "seeds", "lr_factors"):
@@ -89,7 +88,8 @@ class Compared:
         self.arms, self.costs, self.batches, self.variants = {}, {}, {}, []
         self.chosen: dict[str, tuple[float, dict[str, Any]]] = {}  # variant → factor of its learning rate, and settings
         self.tested: dict[tuple[str, str, int], tuple[Job, dict[str, Any]]] = {}  # table, variant, seed
-        self.unfinished: list[dict[str, Any]] = []
+        self.failed: set[Job] = set()
+        self.unfinished: dict[tuple[str, int], str] = {}  # variant, seed → why
 
     def run(self, made: Path, inputs: tuple[Path, ...], *words: str) -> None:
         from clipgen.cli.arms import config_folders
@@ -146,47 +146,52 @@ class Compared:
             given = (f"tokenizer.ckpt={ckpt}", f"latents={latents}", "encode.own_captions=false", "replace=true")
             self.needed(latents / "manifest.json", (shards, ckpt), "encode", *common, *given)
 
-    def try_variant(self, variant, seed: int) -> None:
+    def do_seed(self, seed: int) -> None:
         """Train, choose (with the first seed), and ask the test prompts; what fails is named at the end."""
-        from clipgen.cli.steps import Failed
+        c = self.cfg.compare
+        if seed == c.seeds[0]:
+            tried = {
+                each.name: [Job(each, seed, self.batches[each.name]["flops"], factor) for factor in c.lr_factors]
+                for each in self.variants
+            }
+            self.train([job for jobs in tried.values() for job in jobs])
+            for name, jobs in tried.items():
+                if self.failed.isdisjoint(jobs):
+                    self.choose(name, jobs)
+        tables = ("flops", "images") if c.equal_images else ("flops",)
+        wanted = {
+            (table, each.name, seed): Job(each, seed, self.batches[each.name][table], self.chosen[each.name][0])
+            for each in self.variants
+            for table in tables
+            if each.name in self.chosen
+        }
+        jobs = list(dict.fromkeys(wanted.values()))
+        self.train(jobs)
+        tests = {job: self.test(job) for job in jobs if job not in self.failed}
+        self.tested |= {key: tests[job] for key, job in wanted.items() if job in tests}
 
-        try:
-            if seed == self.cfg.compare.seeds[0]:
-                self.choose(variant)
-            if variant.name not in self.chosen:
-                return
-            factor, asked = self.chosen[variant.name]
-            batches = self.batches[variant.name]
-            for table in ("flops", "images") if self.cfg.compare.equal_images else ("flops",):
-                job = Job(variant, seed, batches[table], factor)
-                same = self.tested.get(("flops", variant.name, seed))
-                self.tested[table, variant.name, seed] = same if same and same[0] == job else self.test(job, asked)
-        except Failed as problem:
-            self.unfinished.append({"arm": variant.name, "seed": seed, "why": str(problem)})
-
-    def test(self, job: Job, asked: dict[str, Any]) -> tuple[Job, dict[str, Any]]:
-        """Train it and ask it the test prompts, once."""
+    def test(self, job: Job) -> tuple[Job, dict[str, Any]]:
+        """Asked the test prompts, once."""
         arm = self.arms[job.variant.arm].cfg.compare.arm
         n = arm.keep if arm.candidates else self.cfg.compare.test
-        return job, self.asked(self.train(job)).test(asked, n, arm.candidates)
+        return job, self.asked(job).test(self.chosen[job.variant.name][1], n, arm.candidates)
 
-    def choose(self, variant) -> None:
+    def choose(self, name: str, jobs: list[Job]) -> None:
         """The learning rate by one trial each, then how to ask by `compare.trials`, all on development prompts."""
         from clipgen.data.atomic import write_json
         from clipgen.evaluation.compare import best
 
-        c, arm = self.cfg.compare, self.arms[variant.arm]
-        seed, steps, n = c.seeds[0], self.batches[variant.name]["flops"], c.development
-        jobs = {factor: self.train(Job(variant, seed, steps, factor)) for factor in c.lr_factors}
-        factor = c.lr_factors[0]
+        c, arm = self.cfg.compare, self.arms[jobs[0].variant.arm]
+        n, job = c.development, jobs[0]
         if len(jobs) > 1:
-            factor = best(list(jobs), lambda each: self.asked(jobs[each]).trial(arm.first, n))
-        model = self.asked(jobs[factor])
+            job = best(jobs, lambda each: self.asked(each).trial(arm.first, n))
+        model = self.asked(job)
         tried = [(each, model.trial(each, n)) for each in self.ways(arm)]
         asked, value = best(tried, lambda each: each[1])
-        self.chosen[variant.name] = factor, asked
-        content = {"lr_factor": factor, "asked": asked, "value": value, "tried": [{**a, "value": v} for a, v in tried]}
-        write_json(self.out / "arms" / variant.name / "chosen.json", content)
+        self.chosen[name] = job.lr_factor, asked
+        content = {"lr_factor": job.lr_factor, "asked": asked, "value": value}
+        content["tried"] = [{**a, "value": v} for a, v in tried]
+        write_json(self.out / "arms" / name / "chosen.json", content)
 
     def ways(self, arm) -> list[dict[str, Any]]:
         """How an arm is asked in its trials."""
@@ -194,10 +199,21 @@ class Compared:
 
         return trials(arm.name, arm.first, arm.cfg.compare.arm.choices, self.cfg.compare.trials)
 
-    def train(self, job: Job) -> Job:
-        from clipgen.cli.arms import tokenizer_of
+    def train(self, jobs: list[Job]) -> None:
+        """Those that are not there yet, `compare.jobs` at once; which fail is kept in `unfinished`."""
+        steps = {self.step(job): job for job in jobs}
+        for step, failed in self.commands.run_all(list(steps), self.cfg.compare.jobs).items():
+            job = steps[step]
+            self.failed.add(job)
+            self.unfinished[job.variant.name, job.seed] = str(failed)
 
-        arm = self.arms[job.variant.arm]
+    def step(self, job: Job):
+        """The command that trains it."""
+        from clipgen.cli.arms import config_folders, tokenizer_of
+        from clipgen.cli.machine import cores
+        from clipgen.cli.steps import Step
+
+        arm, at_once = self.arms[job.variant.arm], self.cfg.compare.jobs
         train = arm.cfg.transformer.train
         ckpt, latents = tokenizer_of(arm, self.out)
         words = [*self.words, f"arm={arm.name}", f"seed={job.seed}", f"out={self.folder(job)}"]
@@ -207,9 +223,10 @@ class Compared:
             words.append(f"captions_share={job.variant.captions_share:g}")
         if job.lr_factor != 1:
             words += [f"transformer.train.{key}={getattr(train, key) * job.lr_factor:g}" for key in ("lr", "muon_lr")]
+        if at_once > 1 and not self.cfg.trainer.threads:
+            words.append(f"trainer.threads={max(1, cores() // at_once)}")
         made = self.folder(job) / arm.cfg.stage / "stage.json"
-        self.run(made, (latents / "manifest.json", ckpt), "train", *words)
-        return job
+        return Step(("train", *config_folders(), *words), made, (latents / "manifest.json", ckpt))
 
     def tests(self, table: str, variant: str) -> list[tuple[Job, dict[str, Any]]]:
         """Of each seed that is done, in order."""

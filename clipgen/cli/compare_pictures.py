@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 
 KEPT = "figures.json"  # beside the pictures that they are of
 REFERENCE = 2000  # validation pictures, at most
-HIGHER = ("precision", "recall", "density", "coverage", "is", "diversity", "clip.score")
+HIGHER = ("precision", "recall", "density", "coverage", "is", "clip.score")
 LOWER = ("fid_k", "cmmd")
 DISTANCES = {"clip": "FD-CLIP", "inception": "FID", "dinov2": "FD-DINOv2"}
-TITLES = {"is": "Inception score", "cmmd": "CMMD", "diversity": "Variety in a prompt", "clip.score": "CLIP score"}
+TITLES = {
+    "is": "Inception score", "cmmd": "CMMD", "diversity": "Variety in a prompt", "clip.score": "CLIP score",
+    "nearest.mean": "Nearest training picture, mean", "nearest.least": "… least",
+    "nearest.held_out.mean": "… of held-out pictures, mean", "nearest.held_out.least": "… least",
+}  # fmt: skip
 
 
 class PictureFigures:
@@ -91,8 +95,9 @@ def _described(name: str, figure: Figure) -> dict[str, Any]:
     by = kind.rstrip(".") or "clip"
     short = name.rpartition(".")[2] if name not in TITLES else name
     title = f"{DISTANCES[by]}, k = {rest}" if "fid_k." in name else TITLES.get(short, name.replace("_", " "))
+    resize = figure.resize.replace(f"({rest}), sigma {rest}", "(k), sigma k")  # so that radii share a note
     better = "lower" if any(each in name for each in LOWER) else "higher" if short in HIGHER else None
     return {
         "title": title, "better": better, "implementation": figure.implementation, "n": figure.n,
-        "resize": figure.resize, "reference": figure.reference, "warning": figure.warning,
+        "resize": resize, "reference": figure.reference, "warning": figure.warning,
     }  # fmt: skip

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clipgen.cli.compare import Compared, Job
 
 SHOWN, SHOWN_EACH = 12, 4  # prompts in the grids, and pictures of each
+SHARES = ("judge.", "precision", "recall", "coverage")  # whose interval ends at 0 and at 1
 
 
 def content(compared: "Compared") -> dict[str, Any]:
@@ -33,7 +34,7 @@ def content(compared: "Compared") -> dict[str, Any]:
     cost = compared.costs[REFERENCE]
     return {
         "command": about["command"], "hardware": about["device"], "date": about["started"][:10],
-        **{key: about[key] for key in kept}, "seeds": list(cfg.compare.seeds),
+        **{key: about[key] for key in kept}, "seeds": sorted({seed for *_, seed in compared.tested}),
         "commands": [step.typed for step in compared.commands.asked],
         "world": {
             "name": world.name, "prompts": {split: len(each) for split, each in world.prompts.items()},
@@ -43,7 +44,8 @@ def content(compared: "Compared") -> dict[str, Any]:
         "clip": clip_cost(load_clip_once(cfg.clip.model, cfg.clip.pretrained)),
         "metrics": _judged(compared) | pictures.metrics,
         "left_out": [{"metric": name, "why": why} for name, why in pictures.left_out.items()],
-        "unfinished": compared.unfinished, "arms": tables["flops"],
+        "unfinished": [{"arm": arm, "seed": seed, "why": why} for (arm, seed), why in compared.unfinished.items()],
+        "arms": tables["flops"],
         "equal_images": {"arms": tables["images"]}, "differences": found,
         "curves": {name: curve(compared, job) for name, job in _shown(compared).items()},
         "grids": grids(compared), "bars": bars(tables["flops"], found),
@@ -60,10 +62,10 @@ def figures(compared: "Compared", table: str) -> dict[str, dict[str, Any]]:
             found[variant.name] = {"about": about_of(compared, variant, tests)}
             for metric in values[0]:
                 if (values_SP := stacked(values, metric)).size:
-                    found[variant.name][metric] = _figure(bootstrap(values_SP))
+                    found[variant.name][metric] = _within(metric, _figure(bootstrap(values_SP)))
             for metric in tests[0][1]["of_sets"]:
                 values_S1 = np.array([[test["of_sets"][metric]] for _, test in tests])
-                found[variant.name][metric] = _figure(bootstrap(values_S1))
+                found[variant.name][metric] = _within(metric, _figure(bootstrap(values_S1)))
     return found
 
 
@@ -125,13 +127,13 @@ def grids(compared: "Compared") -> dict[str, Any]:
     """The same prompts and the same seed of every variant, as files below `grids/`."""
     prompts = compared.world.prompts["test"]
     picks = list(range(0, len(prompts), max(1, len(prompts) // SHOWN)))[:SHOWN]
-    found = {}
+    found, shown = {}, min(compared.cfg.compare.test, SHOWN_EACH)
     for name, job in _shown(compared).items():
         images = compared.asked(job).pictures()
         each = len(images) // len(prompts)
         found[name] = []
         for row, i in enumerate(picks):
-            paths = [f"grids/{name}/{row:02d}-{k}.png" for k in range(min(each, SHOWN_EACH))]
+            paths = [f"grids/{name}/{row:02d}-{k}.png" for k in range(shown)]
             for k, path in enumerate(paths):
                 save_picture(images[i * each + k], compared.out / path)
             found[name].append(paths)
@@ -150,6 +152,13 @@ def _judged(compared: "Compared") -> dict[str, dict[str, Any]]:
     n = len(compared.world.prompts["test"]) * compared.cfg.compare.test
     found = dict.fromkeys(name for _, test in compared.tested.values() for name in test["values"])
     return {name: {**compared.world.described(name), "n": n} for name in found}
+
+
+def _within(metric: str, figure: dict[str, Any]) -> dict[str, Any]:
+    """The interval of few values may reach beyond what a share can be."""
+    if not metric.startswith(SHARES):
+        return figure
+    return figure | {end: min(max(figure[end], 0.0), 1.0) for end in ("low", "high") if figure[end] is not None}
 
 
 def _figure(estimate) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -47,11 +47,11 @@ def launch(devices: int, words: Sequence[str]) -> None:
 
 
 @contextmanager
-def ending_together(processes: Sequence[subprocess.Popen]) -> Iterator[None]:
+def ending_together(processes: Iterable[subprocess.Popen]) -> Iterator[None]:
     """Ctrl-C reaches all processes by itself, and they save and end; SIGTERM, which does not, is passed on."""
 
     def pass_on(number: int, _) -> None:
-        for process in processes:
+        for process in [*processes]:
             process.send_signal(number)
 
     before = {

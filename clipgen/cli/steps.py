@@ -1,13 +1,15 @@
-"""Commands of clipgen one after the other, each in a process of its own, and run again only when there is a reason."""
+"""Commands of clipgen, each in a process of its own, and run again only when there is a reason."""
 
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clipgen.cli.job import LOG, failure
 from clipgen.cli.launch import INTERRUPTED, ending_together
 from clipgen.cli.record import FILE as STAGE
 from clipgen.cli.say import say
@@ -30,8 +32,8 @@ class Step:
 class Failed(Exception):
     """A step ended with a status that is not 0."""
 
-    def __init__(self, step: Step, status: int):
-        super().__init__(f"`{step.typed}` ended with status {status}")
+    def __init__(self, step: Step, status: int, reason: str | None = None):
+        super().__init__(f"`{step.typed}` ended with status {status}" + (f": {reason}" if reason else ""))
         self.status = status
 
 
@@ -44,18 +46,41 @@ class Steps:
 
     def run(self, step: Step) -> None:
         """Failed where it fails; SystemExit where Ctrl-C ended it."""
-        self.asked.append(step)
-        if self.fresh(step):
-            return
-        say(f"\n{step.typed}")
-        process = start(step.words)
-        with ending_together([process]):
-            status = process.wait()
-        if status in (INTERRUPTED, -2, -15):
+        for failed in self.run_all([step]).values():
+            raise failed
+
+    def run_all(self, steps: Sequence[Step], at_once: int = 1) -> dict[Step, Failed]:
+        """Those that failed; the others are run all the same. SystemExit where Ctrl-C ended one.
+
+        Where several run at once, each writes what it has to say into a file beside what it makes.
+        """
+        self.asked += steps
+        waiting = [step for step in steps if not self.fresh(step)]
+        running: dict[subprocess.Popen, tuple[Step, Path | None, int]] = {}
+        failed, interrupted = {}, False
+        with ending_together(running):
+            while running or (waiting and not interrupted):
+                while waiting and len(running) < at_once and not interrupted:
+                    step = waiting.pop(0)
+                    log = step.made.parent.parent / LOG if at_once > 1 else None
+                    say(f"\n{step.typed}" + (f"\n  ({log} tells more)" if log else ""))
+                    running[start(step.words, log)] = step, log, _size(log)
+                ended = [process for process in running if process.poll() is not None]
+                for process in ended:
+                    step, log, written = running.pop(process)
+                    status = process.returncode
+                    interrupted |= status in (INTERRUPTED, -2, -15)
+                    if status:
+                        failed[step] = Failed(step, status, failure(status, log, written) if log else None)
+                        continue
+                    self._keep(step)
+                    if log:
+                        say(f"{step.made.parent} is there; {len(running) + len(waiting)} to go")
+                if not ended:
+                    time.sleep(0.1)
+        if interrupted:
             raise SystemExit(INTERRUPTED)
-        if status:
-            raise Failed(step, status)
-        self._keep(step)
+        return failed
 
     def fresh(self, step: Step) -> bool:
         """Whether it was run with these words on these inputs, and what it made is still there, whole."""
@@ -68,8 +93,17 @@ class Steps:
         write_json(self.path, self._kept() | {str(step.made): _state(step)})
 
 
-def start(words: Iterable[str]) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "clipgen.cli.main", *words])
+def start(words: Iterable[str], log: Path | None) -> subprocess.Popen:
+    command = [sys.executable, "-m", "clipgen.cli.main", *words]
+    if log is None:
+        return subprocess.Popen(command)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a", encoding="utf-8") as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+
+def _size(log: Path | None) -> int:
+    return log.stat().st_size if log and log.is_file() else 0
 
 
 def _whole(made: Path) -> bool:

@@ -15,7 +15,7 @@ TRAINING = "training.json"  # beside the weights of a CLIP that clipgen trained
 def clip_cost(clip: FrozenClip) -> dict[str, Any]:
     """Pictures and captions seen in its training, and its FLOPs; None where it does not say, and `note` tells."""
     name, identity = clip.identity.model, clip.identity
-    nothing = {"model": name, "pictures": None, "captions": None, "flops": None}
+    nothing = {"model": identity.name, "pictures": None, "captions": None, "flops": None}
     try:
         training = json.loads((Path(name.removeprefix(LOCAL_DIR)) / TRAINING).read_text(encoding="utf-8"))["clip.train"]
         seen = training["steps"] * training["batch_size"]

@@ -39,6 +39,13 @@ class ClipIdentity:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def name(self) -> str:
+        """For a reader: where a folder of one's own lies is no one else's concern."""
+        if not self.model.startswith(LOCAL_DIR):
+            return f"{self.model} ({self.pretrained})" if self.pretrained else self.model
+        return "the CLIP in " + "/".join(Path(self.model.removeprefix(LOCAL_DIR)).parts[-2:])
+
     def describe(self) -> dict:
         """For a manifest: plain JSON."""
         return json.loads(json.dumps(asdict(self)))

@@ -231,7 +231,10 @@ def grids(folder: Path, found: Mapping[str, Any], arms: Arms, notes: list[str]) 
     if not blocks:
         return ""
     seed = f"seed {found['seed']}" if "seed" in found else "the same seed"
-    return f'<p class="prose">The same prompts and {escape(seed)} in every arm, without any selection.</p>{blocks}'
+    kept = {name: arms.get(name, {}).get("about", {}).get("kept") for name in order}
+    chosen = "".join(f"; of {name} what its recipe keeps, {how}" for name, how in kept.items() if how)
+    lead = f"The same prompts and {seed} in every arm, without any selection{chosen}."
+    return f'<p class="prose">{escape(lead)}</p>{blocks}'
 
 
 def _open(folder: Path, path: str, notes: list[str]) -> Image.Image | None:

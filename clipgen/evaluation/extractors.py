@@ -52,7 +52,7 @@ def of_clip(clip: FrozenClip) -> Extractor:
     identity = clip.identity
     return Extractor(
         "clip", identity.fingerprint(), identity.embed_dim,
-        f"unit embeddings of {identity.model} ({identity.fingerprint()[:8]}, {identity.embed_dim} features)",
+        f"unit embeddings of {identity.name} ({identity.fingerprint()[:8]}, {identity.embed_dim} features)",
         f"resized to {identity.image_size} by the CLIP's own preprocessing (bicubic, antialiased)",
         ClipFeatures(clip),
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -29,6 +30,16 @@ def shards(tmp_path_factory, clipgen) -> Path:
     return folder / "shards"
 
 
+@dataclass(eq=False)
+class Ended:
+    """A process that is over."""
+
+    returncode: int
+
+    def poll(self) -> int:
+        return self.returncode
+
+
 class Machine:
     """Stands for the processes that train: what they would leave, they leave at once."""
 
@@ -36,14 +47,14 @@ class Machine:
         self.words: list[tuple[str, ...]] = []
         self.failing, self.status = "nothing", 2
 
-    def start(self, words):
+    def start(self, words, log):
         words = tuple(words)
         self.words.append(words)
         given = dict(word.split("=", 1) for word in words[1:] if "=" in word)
-        self.ended = self.status if self.failing in words else 0
-        if not self.ended:
+        status = self.status if self.failing in words else 0
+        if not status:
             self.leave(words[0], given)
-        return self
+        return Ended(status)
 
     def leave(self, verb: str, given: dict[str, str]) -> None:
         if verb == "encode":
@@ -58,9 +69,6 @@ class Machine:
         (folder / "metrics.csv").write_text("step,val/loss\n4,2.5\n9,1.5\n")
         content = {"status": "done", "seconds": 3.0, "fingerprint": " ".join(given.values()), "peak_memory_mb": 70.0}
         (folder / "stage.json").write_text(json.dumps(content))
-
-    def wait(self) -> int:
-        return self.ended
 
     @property
     def trained(self) -> list[str]:

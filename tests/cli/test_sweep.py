@@ -162,6 +162,30 @@ def test_jobs_run_side_by_side(clipgen_process, words, tmp_path, launcher):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["launcher=local", "launcher=joblib"])
+def test_ctrl_c_lets_the_job_save_and_begins_no_other(clipgen_process, words, tmp_path, launcher):
+    sweep = tmp_path / "multirun" / "bars"
+    more = [launcher, "seed=0,1,2,3", "transformer.train.steps=400", "trainer.val_every=5"]
+    command = [sys.executable, "-m", "clipgen.cli.main", *map(str, words), *more]
+    with open(tmp_path / "said", "w") as said:
+        both = {"stdout": said, "stderr": said}
+        run = subprocess.Popen(command, start_new_session=True, cwd=tmp_path, **both)
+        while not list(sweep.glob("seed=0/transformer/last.ckpt")):
+            assert run.poll() is None and time.sleep(0.02) is None
+        os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+        status = run.wait(120)
+    said = (tmp_path / "said").read_text()
+    assert status == 130 and "Traceback" not in said, said[-3000:]
+    cut = jobs(sweep)
+    assert "seed=3" not in cut and {about["status"] for about in cut.values()} == {"stopped"}
+    batches = read_checkpoint(sweep / "seed=0" / "transformer" / "last.ckpt", "transformer")["clipgen"]["batches"]
+    assert 0 < batches < 400
+    outcome = clipgen_process(*words, *more, folder=tmp_path)
+    assert outcome.status == 0 and "4 of 4 jobs done" in outcome.said, outcome.error[-2000:]
+    assert "transformer: continues from" in (sweep / "seed=0" / "job.log").read_text()
+
+
+@pytest.mark.slow
 def test_a_job_left_behind_by_a_killed_sweep_is_waited_for(clipgen_process, words, tmp_path):
     sweep = tmp_path / "multirun" / "bars"
     more = ["seed=0,1", "transformer.train.steps=60", "trainer.val_every=5"]
