@@ -53,6 +53,9 @@ class CausalTransformer(nn.Module):
             cos_TK, sin_TK = torch.ones_like(cos_TK), torch.zeros_like(sin_TK)
         self.register_buffer("cos_TK", cos_TK, persistent=False)
         self.register_buffer("sin_TK", sin_TK, persistent=False)
+        if self.window:
+            own_1YQ = self.draw_pivots([torch.Generator().manual_seed(0)])
+            self.register_buffer("pivot_1YQ", own_1YQ, persistent=False)
 
     def initialise(self) -> None:
         """Normal(0, 0.02), what ends a residual branch smaller by sqrt(2·depth)."""
@@ -80,7 +83,7 @@ class CausalTransformer(nn.Module):
     def draw_pivots(self, generators: Iterable[torch.Generator]) -> Tensor:
         """For each image of its own generator, and for each layer, tokens that all later ones see, (B, layers, Q)."""
         shape = len(self.blocks), self.n_tokens - 1  # the last token is never an input
-        drawn = [draw_pivots(shape, self.pivots, generator) for generator in generators]
+        drawn = [draw_pivots(shape, self.pivots, generator, "cpu") for generator in generators]
         return torch.stack(drawn).to(self.place_LD.device)
 
     def sight(
@@ -96,7 +99,7 @@ class CausalTransformer(nn.Module):
         if hidden_BP is not None:
             prefix_BP = prefix_BP.masked_fill(hidden_BP, HIDDEN)
         if self.window and pivot_BYQ is None:
-            pivot_BYQ = self.draw_pivots([torch.Generator().manual_seed(0)]).expand(batch, -1, -1)
+            pivot_BYQ = self.pivot_1YQ.expand(batch, -1, -1)
         return Sight(prefix_BP, self.window, pivot_BYQ)
 
     def run(

@@ -187,7 +187,7 @@ def test_a_transformer_of_captions(train, clipgen, captioned, run_folder, tiny_c
         (["paired.window=-1"], "paired.window=-1; take at least 0"),
         (["paired.pivots=4"], "paired.pivots=4 has no effect with paired.window=0, which sees all tokens"),
         (["paired.window=60", "paired.pivots=4"], "are all 64 tokens of an image; take fewer, or paired.window=0"),
-        (["sampling.clusters=8"], "sampling.clusters=8 has no effect with sampling.top_k=0, which counts clusters then"),
+        (["sampling.clusters=8"], "sampling.clusters=8 has no effect with sampling.top_k=0, which counts clusters"),
         (["sampling.clusters=500", "sampling.top_k=5"], "sampling.clusters=500 of 128 codes; take fewer clusters"),
         (["sampling.prefix_boost=-1"], "sampling.prefix_boost=-1 is out of range; take a value from 0 to 100"),
         (["transformer.train.rar=true"], "transformer.train.rar=True has no effect on stage=paired"),
