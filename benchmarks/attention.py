@@ -1,9 +1,9 @@
 """Causal attention, forward + backward: at the demo's and larger lengths the kernel we choose against torch's own, and
 of long images CogView's three regions in blocks against the same mask on all scores and against plain causal attention.
 
-The regions are 64 tokens of text with pivots and a window: the paper's 768 + 768 (the text is among its first 768), and
-smaller ones. FlexAttention has no backward pass on a CPU, and refuses what wants a gradient; compiled, without one, it is
-a peer of ours, on keys with the pivots gathered before them, as else no block of keys is free of pivots.
+The regions are 64 tokens of text with pivots and a window: the paper's 768 + 768 (the text is among its first 768),
+and smaller ones. FlexAttention has no backward pass on a CPU and refuses what wants a gradient; compiled, without one,
+it is a peer of ours, on keys with the pivots gathered before them, as else no block of keys is free of pivots.
 """
 
 import torch
