@@ -6,7 +6,16 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from clipgen.config import WORLDS, Config, Sampling, Tokenizer, TransformerModel, TransformerTraining, VQGANTraining
+from clipgen.config import (
+    WORLDS,
+    Config,
+    Paired,
+    Sampling,
+    Tokenizer,
+    TransformerModel,
+    TransformerTraining,
+    VQGANTraining,
+)  # fmt: skip
 from clipgen.errors import UserError
 
 LEAST = {
@@ -27,7 +36,7 @@ LEAST = {
     "encode.batch_size": 1, "encode.workers": 1, "trainer.val_every": 1,
     "tokenizer.train.warmup": 0, "transformer.train.warmup": 0,
     "trainer.grid_every": 1, "trainer.val_samples": 0, "trainer.num_workers": 0, "trainer.devices": 1,
-    "paired.vocab_size": 2, "paired.text_length": 1, "paired.txt_loss_scale": 0,
+    "paired.vocab_size": 2, "paired.text_length": 1, "paired.txt_loss_scale": 0, "paired.window": 0, "paired.pivots": 0,
     "executor.tasks": 1, "executor.cpus": 1, "executor.gpus": 0, "executor.minutes": 1,
 }  # fmt: skip
 FRACTIONS = (
@@ -50,9 +59,11 @@ CHOICES = {
 }  # fmt: skip
 
 
-SAMPLING_UP_TO = {"fidelity": 1, "top_p": 1, "min_p": 1, "temperature": 100, "guidance_scale": 100}
+SAMPLING_UP_TO = {
+    "fidelity": 1, "top_p": 1, "min_p": 1, "temperature": 100, "guidance_scale": 100, "prefix_boost": 100,
+}  # fmt: skip
 SAMPLING_CHOICES = {"guidance_schedule": ("constant", "power_cosine"), "precision": ("fp32", "bf16")}
-SAMPLING_LEAST = {"top_k": 0, "batch_size": 1}
+SAMPLING_LEAST = {"top_k": 0, "clusters": 0, "batch_size": 1}
 
 DRAWN = ("nearest", "moving_average")  # whose codes are drawn from the encoder's outputs
 OF_QUANTIZERS = {  # which have a setting, and the value that asks for nothing
@@ -153,6 +164,10 @@ def _check_paired(cfg: Config) -> None:
         raise UserError(f"paired.img_loss_scale={p.img_loss_scale:g} trains on no image; take more than 0")
     if p.vocab_size > 50_000:
         raise UserError(f"paired.vocab_size={p.vocab_size}; take at most 50000, as CogView")
+    if p.pivots and not p.window:
+        raise UserError(
+            f"paired.pivots={p.pivots} has no effect with paired.window=0, which sees all tokens; give a paired.window"
+        )
     if m.condition == "text" and m.train.recon.weight:
         raise UserError(
             "transformer.train.recon compares pictures, but transformer.condition=text knows their captions; take "
@@ -174,6 +189,7 @@ def check_sampling(sampling: Sampling, bank: int, codebook_size: int | None = No
     `codebook_size` is that of the tokens, where it is known already.
     """
     from clipgen.transformer.bridges import parse  # torch is loaded with it
+    from clipgen.transformer.sampling import check_clusters
 
     for name, most in SAMPLING_UP_TO.items():
         if not 0 <= (value := getattr(sampling, name)) <= most:
@@ -189,9 +205,19 @@ def check_sampling(sampling: Sampling, bank: int, codebook_size: int | None = No
             f"sampling.top_k={sampling.top_k} is more than the {codebook_size} codes of the tokenizer; take "
             f"sampling.top_k=0, which is all of them, or {codebook_size} at most"
         )
+    check_clusters(sampling.clusters, sampling.top_k, codebook_size, "sampling.")
     check_bank(bank)
     if parse(sampling.bridge)[1] and not bank:
         raise UserError(f"sampling.bridge={sampling.bridge} needs a bank of image embeddings; take bank=10000")
+
+
+def check_window(paired: Paired, tokens: int) -> None:
+    """UserError where an image of so many tokens has none that is out of sight."""
+    if paired.window and paired.window + paired.pivots >= tokens:
+        raise UserError(
+            f"paired.window={paired.window} and paired.pivots={paired.pivots} are all {tokens} tokens of an image; "
+            "take fewer, or paired.window=0 paired.pivots=0, which sees all of them in less time"
+        )
 
 
 def check_bank(bank: int) -> None:

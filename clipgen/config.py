@@ -166,6 +166,8 @@ class Paired:
     sandwich: bool = False
     pb_relax: bool = False
     shrink_gradient: float = 1.0  # CogView's alpha; 1 shrinks nothing
+    window: int = 0  # of an image's tokens, those up to itself that one sees; 0: all
+    pivots: int = 0  # and of those before the window
 
 
 @dataclass
@@ -190,6 +192,8 @@ class Sampling:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    clusters: int = 0  # of the codes, which top_k then counts; 0: it counts codes
+    prefix_boost: float = 0.0  # added to the scores of attention to the text
     fidelity: float = 0.9
     bridge: str = "mean"
     precision: str = "fp32"

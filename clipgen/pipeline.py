@@ -18,13 +18,16 @@ from torch import Tensor
 from clipgen.clip.frozen import FrozenClip
 from clipgen.data.transforms import center_crop_resize, to_model_range, to_uint8
 from clipgen.errors import UserError
+from clipgen.tokenizer.codes import clusters
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer import bridges
 from clipgen.transformer.model import CausalTransformer
 from clipgen.transformer.packed import prepared
-from clipgen.transformer.sampling import SCHEDULES, Given, sample
+from clipgen.transformer.sampling import SCHEDULES, Given, check_clusters, sample
 
-LATER = {"min_p": 0.0, "guidance_schedule": "constant", "precision": "fp32"}  # settings that older models lack
+LATER = {  # settings that older models lack
+    "min_p": 0.0, "guidance_schedule": "constant", "precision": "fp32", "clusters": 0, "prefix_boost": 0.0,
+}  # fmt: skip
 CHOICES = {"guidance_schedule": SCHEDULES, "precision": ("fp32", "bf16"), "rerank": ("clip", "self")}
 STATISTICS, BANK = "statistics.safetensors", "bank.safetensors"
 
@@ -57,6 +60,7 @@ class ClipGen:
         self.bank_NE = None if bank_NE is None else bank_NE.to(self.device)
         self.sampling = {"bridge": bridges.DEFAULT, **LATER, **sampling}  # what a model of before had no choice in
         self.settings = settings
+        self._clusters: dict[int, Tensor] = {}  # of the codes, by how many there are
         self._copies: dict[str, tuple[list, CausalTransformer]] = {}  # by precision; which weights they were made of
 
     @classmethod
@@ -108,11 +112,12 @@ class ClipGen:
         """`n` images for each prompt, in order: all of the first prompt, then all of the second.
 
         Guidance leads away from the prompt `negative`, where there is one. `sampling` overrides the model's own
-        guidance_scale, guidance_schedule, temperature, top_k, top_p, min_p, fidelity (the cosine at which the
-        Transformer is asked, 0 to 1), bridge (from text to image embeddings: `clipgen.transformer.bridges`), precision
-        (of the Transformer) and batch_size. An image depends on its prompt, its number, the seed and the settings, and
-        on no other image. Raises UserError for an empty prompt, a setting out of range, or a bridge that the model
-        lacks something for.
+        guidance_scale, guidance_schedule, temperature, top_k, top_p, min_p, clusters (of codes that are alike: then
+        top_k counts these; 0: none), prefix_boost (added to the scores of attention to the prompt), fidelity (the
+        cosine at which the Transformer is asked, 0 to 1), bridge (from text to image embeddings:
+        `clipgen.transformer.bridges`), precision (of the Transformer) and batch_size. An image depends on its prompt,
+        its number, the seed and the settings, and on no other image. Raises UserError for an empty prompt, a setting
+        out of range, or a bridge that the model lacks something for.
         """
         condition_PE = self._text_conditions(prompts, sampling.get("bridge"))
         seeds = [image_seed(prompt, seed, i) for prompt in prompts for i in range(n)]
@@ -322,7 +327,7 @@ class ClipGen:
             )
         size, precision = options.pop("batch_size"), options.pop("precision")
         fidelity, _ = options.pop("fidelity", 1.0), options.pop("bridge", None)
-        model = self._prepared(precision)
+        model, options["cluster_V"] = self._prepared(precision), self._clustered(options.pop("clusters"))
         images: list[Image.Image] = []
         preferences: list[float] = []
         for start in range(0, len(seeds), size):
@@ -339,6 +344,12 @@ class ClipGen:
             if on_batch:
                 on_batch(len(part_BE))
         return images, preferences
+
+    def _clustered(self, n: int) -> Tensor | None:
+        """The cluster of each code, near-duplicates of each other being in one."""
+        if n and n not in self._clusters:
+            self._clusters[n] = clusters(self.vqgan.quantizer.codes_KD, n)
+        return self._clusters.get(n)
 
     def _check_one_pass(self, options: dict[str, Any]) -> None:
         scale, schedule = options["guidance_scale"], options["guidance_schedule"]
@@ -363,10 +374,12 @@ class ClipGen:
         options = {**self.sampling, **{key: value for key, value in overrides.items() if value is not None}}
         for key, low, high in (
             ("fidelity", 0, 1), ("top_p", 0, 1), ("min_p", 0, 1), ("temperature", 0, 100), ("guidance_scale", 0, 100),
+            ("prefix_boost", 0, 100), ("clusters", 0, self.transformer.codebook_size),
             ("top_k", 0, self.transformer.codebook_size), ("batch_size", 1, 1 << 20),
         ):  # fmt: skip
             if key in options and not low <= options[key] <= high:
                 raise UserError(f"{key}={options[key]} is out of range; take a value from {low} to {high}")
+        check_clusters(options["clusters"], options["top_k"])
         for key in ("guidance_schedule", "precision"):
             _choose(key, options[key])
         if "bridge" in options:

@@ -18,6 +18,8 @@ class Generate:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    clusters: int | None = None
+    prefix_boost: float | None = None
     fidelity: float | None = None
     bridge: str | None = None
     precision: str | None = None
@@ -78,8 +80,8 @@ class EvaluateConfig(Generate):
 
 
 GENERATION = (  # of Generate, for ClipGen
-    "guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "min_p", "fidelity", "bridge", "precision",
-    "batch_size",
+    "guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "min_p", "clusters", "prefix_boost",
+    "fidelity", "bridge", "precision", "batch_size",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from clipgen import ClipGen
 from clipgen.clip.frozen import load_clip
 from clipgen.errors import UserError
 from clipgen.pipeline import image_seed
+from clipgen.tokenizer.codes import clusters
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.model import Transformer
 from clipgen.transformer.sampling import sample
@@ -437,6 +438,10 @@ def test_bf16_is_near(pipeline):
         (lambda p: p.generate(PROMPTS, guidance_schedule="linear"), "guidance_schedule=linear is unknown; take"),
         (lambda p: p.generate(PROMPTS, precision="fp8"), "precision=fp8 is unknown; take fp32 or bf16"),
         (lambda p: p.generate(PROMPTS, min_p=1.5), "min_p=1.5 is out of range"),
+        (lambda p: p.generate(PROMPTS, prefix_boost=-1), "prefix_boost=-1 is out of range; take a value from 0 to 100"),
+        (lambda p: p.generate(PROMPTS, clusters=1000, top_k=2), "clusters=1000 is out of range"),
+        (lambda p: p.generate(PROMPTS, clusters=4), "clusters=4 has no effect with top_k=0, which counts clusters"),
+        (lambda p: p.generate(PROMPTS, clusters=4, top_k=4), "take top_k below 4 and above 0, or clusters=0"),
         (lambda p: p.generate_best(PROMPTS, 2, 1, "self", negative="a ring"), 'not with negative="a ring"'),
         (lambda p: p.vary(halves()[0], bridge="foo"), "bridge=foo is unknown"),
         (lambda p: p.complete(halves()[0], Image.new("L", (9, 9))), "the mask has 9×9 pixels and the image 20×20"),
@@ -490,4 +495,20 @@ def test_the_card_names_the_bridges_that_work(pipeline, bridged):
 
 
 def test_a_model_of_before_gets_the_new_settings(pipeline):
-    assert {"min_p", "guidance_schedule", "precision"} <= set(pipeline.sampling)
+    assert {"min_p", "guidance_schedule", "precision", "clusters", "prefix_boost"} <= set(pipeline.sampling)
+
+
+def test_clusters_are_counted_by_top_k(pipeline, monkeypatch):
+    asked = []
+    monkeypatch.setattr("clipgen.pipeline.sample", lambda *a, **o: asked.append(o["cluster_V"]) or sample(*a, **o))
+    few, plain = ({"clusters": 3, "top_k": 2}, {"top_k": 2})
+    made, other = (pixels(pipeline.generate(PROMPTS, n=2, **options)) for options in (few, plain))
+    assert not np.array_equal(made, other) and asked[-1] is None
+    assert torch.equal(asked[0], clusters(pipeline.vqgan.quantizer.codes_KD, 3))
+    assert np.array_equal(pixels(pipeline.generate(PROMPTS[1:], n=2, **few)), made[2:])  # whatever its batch mates
+
+
+def test_a_boost_turns_to_the_prompt(pipeline):
+    plain, boosted = (pixels(pipeline.generate(PROMPTS, n=2, prefix_boost=boost)) for boost in (0.0, 2.0))
+    assert not np.array_equal(plain, boosted)
+    assert np.array_equal(pixels(pipeline.generate(PROMPTS[1:], n=2, prefix_boost=2.0)), boosted[2:])

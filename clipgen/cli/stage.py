@@ -16,14 +16,16 @@ from clipgen.cli.build import make_trainer
 from clipgen.cli.machine import peak_memory_mb, pick_device
 from clipgen.cli.record import Record, begin
 from clipgen.cli.say import say
-from clipgen.config import Config
+from clipgen.config import Config, Sampling, asdict_of
 from clipgen.data.module import CaptionedLatentData
 from clipgen.errors import UserError
 from clipgen.ranks import from_rank_zero, rank, same_on_ranks, world_size
+from clipgen.tokenizer.codes import clusters
+from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.execution import compile_in_place
 
 PREVIEWS = 8  # pictures in a grid
-SAMPLED = ("guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "min_p")  # settings of previews
+OF_PREVIEWS = "guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "min_p", "prefix_boost"
 
 
 def refuse_own(start: str, folder: Path, key: str) -> None:
@@ -118,6 +120,13 @@ def fit_tokens(
         cfg, record, module, data, training.batch_size, None if fsdp or samples is None else draw,
         callbacks=[ema] if ema else [], shared_out=fsdp,
     )  # fmt: skip
+
+
+def preview_options(sampling: Sampling, vqgan: VQGAN) -> dict[str, Any]:
+    """The settings of pictures drawn while training, as `generate` takes them."""
+    n = sampling.clusters
+    options = {key: value for key, value in asdict_of(sampling).items() if key in OF_PREVIEWS}
+    return options | {"cluster_V": clusters(vqgan.quantizer.codes_KD, n) if n else None}
 
 
 def say_used(stage: str, data: CaptionedLatentData, share: float) -> None:

@@ -32,7 +32,7 @@ from clipgen.cli.perceptual import PERCEPTUAL_FILE_KEYS, needs_clip, perceptual_
 from clipgen.cli.reconstruction import embedding_reconstruction
 from clipgen.cli.record import Record
 from clipgen.cli.say import say, say_cut
-from clipgen.cli.stage import PREVIEWS, SAMPLED, fit, fit_tokens, refuse_own, say_used, start
+from clipgen.cli.stage import PREVIEWS, fit, fit_tokens, preview_options, refuse_own, say_used, start
 from clipgen.clip.frozen import FrozenClip
 from clipgen.clip.module import ClipModule, save_open_clip
 from clipgen.config import Config, asdict_of
@@ -217,8 +217,7 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
         each = 4
         condition_BE = condition_BE.repeat_interleave(each, 0)
         level_B = torch.full((len(condition_BE),), cfg.sampling.fidelity, device=device)
-        sampling = asdict_of(cfg.sampling)
-        options = {key: sampling[key] for key in SAMPLED}
+        options = preview_options(cfg.sampling, vqgan)
         tokens_Bhw = generate(module.transformer, condition_BE, level_B, range(len(condition_BE)), **options)
         images = to_uint8(vqgan.decode(tokens_Bhw).float()).cpu().numpy()
         return image_grid(images, each, labels)

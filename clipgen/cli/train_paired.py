@@ -7,13 +7,13 @@ import pytorch_lightning as pl
 from PIL import Image
 from torch import Tensor
 
-from clipgen.check import check_sampling
+from clipgen.check import check_sampling, check_window
 from clipgen.cli.build import TOKEN_TRAINING_KEYS, load_tokenizer, paired_settings, tokenizer_path
 from clipgen.cli.latents import check_latents
 from clipgen.cli.machine import check_compiler, pick_device
 from clipgen.cli.record import Record
 from clipgen.cli.say import say
-from clipgen.cli.stage import PREVIEWS, SAMPLED, fit_tokens, say_used, start
+from clipgen.cli.stage import PREVIEWS, fit_tokens, preview_options, say_used, start
 from clipgen.cli.stages import clip_in_use
 from clipgen.config import Config, asdict_of
 from clipgen.data.manifest import Manifest
@@ -40,6 +40,7 @@ def train_paired(cfg: Config, folder: Path) -> Record:
     )  # fmt: skip
     codebook_size = latents.made_by["tokenizer"]["codebook_size"]
     check_sampling(cfg.sampling, cfg.bank, codebook_size)
+    check_window(p, data.grid[0] * data.grid[1])
     device = pick_device(cfg.trainer.device)
     if cfg.trainer.compile:
         check_compiler(device)
@@ -76,9 +77,8 @@ def train_paired(cfg: Config, folder: Path) -> Record:
 
     def samples() -> Image.Image:
         shown = prompts or data.val_batches.plain(range(min(PREVIEWS, data.n_val)))["caption"]
-        each, sampling = 4, asdict_of(cfg.sampling)
+        each, options = 4, preview_options(cfg.sampling, vqgan)
         text_BP = encode(shown).repeat_interleave(each, 0).to(device)
-        options = {key: sampling[key] for key in SAMPLED}
         tokens_Bhw = generate(transformer, text_BP, None, range(len(text_BP)), **options)
         return image_grid(to_uint8(vqgan.decode(tokens_Bhw).float()).cpu().numpy(), each, shown)
 

@@ -21,7 +21,8 @@ class PairedTransformer(CausalTransformer):
 
     `sandwich` (Sandwich-LN), `pb_relax` and `shrink_gradient` are what kept CogView's 4 B parameters stable in fp16.
     With shrink α < 1 the embedding's gradient is α of its own: emb = α · emb + (1 - α) · detach(emb) (section 2.4;
-    α = 0.1 there). `text_drop_prob` only says how it was trained.
+    α = 0.1 there). With a `window` an image's token sees the text, the last tokens up to itself, and `pivots` of those
+    before (clipgen/transformer/sight.py). `text_drop_prob` only says how it was trained.
     """
 
     def __init__(
@@ -40,10 +41,13 @@ class PairedTransformer(CausalTransformer):
         sandwich: bool = False,
         pb_relax: bool = False,
         shrink_gradient: float = 1.0,
+        window: int = 0,
+        pivots: int = 0,
     ):
         super().__init__(grid, codebook_size)
         self.layout = Layout(codebook_size, pieces, text_length)
         self.text_drop_prob, self.shrink_gradient = text_drop_prob, shrink_gradient
+        self.window, self.pivots = window, pivots
         self.embed = nn.Embedding(self.layout.size, width)
         self.place_of_text_PD = nn.Parameter(torch.zeros(self.layout.n_prefix, width))  # counted from [ROI1]
         self.make_blocks(self.layout.n_prefix, width, depth, heads, dropout, rope_base, style, sandwich, pb_relax)
@@ -64,11 +68,11 @@ class PairedTransformer(CausalTransformer):
         """Logits (B, L, V) of every image token given the text and those before it."""
         return self.outputs(tokens_BL, text_BP)[1]
 
-    def outputs(self, tokens_BL: Tensor, text_BP: Tensor) -> tuple[Tensor, Tensor]:
+    def outputs(self, tokens_BL: Tensor, text_BP: Tensor, pivot_BYQ: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(Logits of prefix tokens 1 … P - 1, (B, P - 1, W); of the image's tokens, (B, L, V))."""
         prefix_BPD, hidden_BP = self.prefix(text_BP)
         x_BTD = torch.cat([prefix_BPD, self._shrunk(self.embed(tokens_BL[:, :-1]))], 1)
-        features_BTD = self.run(x_BTD, 0, hidden_BP=hidden_BP)
+        features_BTD = self.run(x_BTD, 0, sight=self.sight(len(text_BP), hidden_BP, pivot_BYQ))
         text_BPD, image_BLD = features_BTD[:, : self.n_prefix - 1], features_BTD[:, self.n_prefix - 1 :]
         return self.text_head(text_BPD), self.head(image_BLD)
 
@@ -84,7 +88,7 @@ class PairedTransformer(CausalTransformer):
 
     def step(self, x_BSD: Tensor, cache: KVCache, order_BL: Tensor | None = None) -> Tensor:
         """Logits (B, V) of the image token after inputs `x_BSD`, which follow what `cache` holds."""
-        return self.head(self.run(x_BSD, cache.length, cache, order_BL, cache.hidden_BP)[:, -1])
+        return self.head(self.run(x_BSD, cache.length, cache, order_BL, cache.sight)[:, -1])
 
     def _shrunk(self, embedded: Tensor) -> Tensor:
         if self.shrink_gradient == 1:

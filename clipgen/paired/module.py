@@ -14,6 +14,7 @@ from clipgen.paired.model import PairedTransformer
 from clipgen.ranks import world_size
 from clipgen.schedule import seed_batch
 from clipgen.transformer.module import TokenModule
+from clipgen.transformer.sight import draw_pivots
 
 
 class PairedModule(TokenModule):
@@ -44,25 +45,29 @@ class PairedModule(TokenModule):
         rank, world = self.global_rank, world_size()
         size = len(batch["tokens"]) * world
         dropped_B = torch.rand(size, device=self.device)[rank::world] < self.transformer.text_drop_prob
+        more = {}
+        if self.transformer.window:
+            shape = size, len(self.transformer.blocks), batch["tokens"].shape[1] - 1
+            more["pivot_BYQ"] = draw_pivots(shape, self.transformer.pivots, device=self.device)[rank::world]
         seed_batch(self.seed, self.batches, 1 + rank)  # of what is drawn from here on: dropout
         text_BP = self.encode(batch["caption"]).to(self.device)
         null_1P = self.encode([""]).to(self.device)
-        return {
+        return more | {
             "tokens_BL": batch["tokens"],
             "text_BP": torch.where(dropped_B[:, None], null_1P, text_BP),
             "dropped_B": dropped_B,
         }
 
-    def losses(self, tokens_BL, text_BP, dropped_B) -> tuple[Tensor, dict[str, Tensor]]:
-        text_BT, counts_BT, image_BL = self._losses(tokens_BL, text_BP, self.label_smoothing, self.z_loss)
+    def losses(self, tokens_BL, text_BP, dropped_B, pivot_BYQ=None) -> tuple[Tensor, dict[str, Tensor]]:
+        text_BT, counts_BT, image_BL = self._losses(tokens_BL, text_BP, pivot_BYQ, self.label_smoothing, self.z_loss)
         counts_BT = counts_BT & ~dropped_B[:, None]
         loss = weighted(text_BT, counts_BT, image_BL, self.txt_loss_scale, self.img_loss_scale)
         logged = {"loss": loss, "image": image_BL.mean(), "text": mean_where(text_BT, counts_BT)}
         return loss, {name: value.detach() for name, value in logged.items()}
 
-    def _losses(self, tokens_BL, text_BP, *smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _losses(self, tokens_BL, text_BP, pivot_BYQ=None, *smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
         """Nats of prefix tokens 1 … P - 1, which of them count, nats of the image's tokens."""
-        text_logits_BTW, image_logits_BLV = self.transformer.outputs(tokens_BL, text_BP)
+        text_logits_BTW, image_logits_BLV = self.transformer.outputs(tokens_BL, text_BP, pivot_BYQ)
         layout = self.transformer.layout
         text_BT = losses_of_rows(text_logits_BTW, text_BP[:, 1:] - layout.codebook_size, *smoothing)
         counts_BT = counted(text_BP, layout.command("PAD"), layout.command("BASE"))

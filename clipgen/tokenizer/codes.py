@@ -1,4 +1,4 @@
-"""What is done with the codes of a codebook, whatever quantizer they are from: search, perturbation, how many are used.
+"""What is done with the codes of a codebook, whatever quantizer they are from: search, clusters, mistakes, usage.
 
 N vectors, D code size, K codebook size
 """
@@ -22,6 +22,25 @@ def nearest_codes(vectors_ND: Tensor, codes_KD: Tensor, k: int = 1) -> Tensor:
             closeness = torch.addmm(-half_squares_K, chunk, codes_KD.T)
             found.append(closeness.argmax(-1, keepdim=True) if k == 1 else closeness.topk(k).indices)
         return torch.cat(found)
+
+
+def clusters(codes_KD: Tensor, n: int, rounds: int = 20) -> Tensor:
+    """Which of n clusters each code is in, (K,): k-means, begun with n codes that lie far apart.
+
+    No random number is drawn. Where fewer than n codes differ, some clusters are empty.
+    """
+    codes_KD = codes_KD.detach().float()
+    centre_ND = codes_KD[:1]
+    least_K = codes_KD.new_full((len(codes_KD),), float("inf"))
+    while len(centre_ND) < n:  # the code that is farthest from all so far
+        least_K = torch.minimum(least_K, (codes_KD - centre_ND[-1]).square().sum(1))
+        centre_ND = torch.cat([centre_ND, codes_KD[least_K.argmax()][None]])
+    for _ in range(rounds):
+        cluster_K = nearest_codes(codes_KD, centre_ND)[:, 0]
+        size_N1 = cluster_K.bincount(minlength=n)[:, None]
+        mean_ND = torch.zeros_like(centre_ND).index_add_(0, cluster_K, codes_KD) / size_N1
+        centre_ND = torch.where(size_N1 > 0, mean_ND, centre_ND)
+    return nearest_codes(codes_KD, centre_ND)[:, 0]
 
 
 class Perturbation(NamedTuple):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from clipgen.transformer.cache import KVCache
 from clipgen.transformer.norm import RMSNorm
 from clipgen.transformer.relaxed import RelaxedLayerNorm, RelaxedRMSNorm, relaxed_attention
+from clipgen.transformer.sight import Sight, attend_in_blocks, unseen
 
 PLAIN_ATTENTION_UP_TO = 512  # on the CPU torch's fused kernel is slower than plain products below about this length
 
@@ -40,8 +41,8 @@ class Block(nn.Module):
         self.after_mlp = make_norm(width, modern, pb_relax) if sandwich else nn.Identity()
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_BSD, cos_SK, sin_SK, cache: KVCache | None, layer: int, hidden_BT: Tensor | None = None):
-        attended_BSD = self.attention(self.attention_norm(x_BSD), cos_SK, sin_SK, cache, layer, hidden_BT)
+    def forward(self, x_BSD, cos_SK, sin_SK, cache: KVCache | None, layer: int, sight: Sight | None = None):
+        attended_BSD = self.attention(self.attention_norm(x_BSD), cos_SK, sin_SK, cache, layer, sight)
         x_BSD = x_BSD + self.dropout(self.after_attention(attended_BSD))
         return x_BSD + self.dropout(self.after_mlp(self.mlp(self.mlp_norm(x_BSD))))
 
@@ -55,18 +56,19 @@ class Attention(nn.Module):
         self.q_norm = make_norm(width // heads, True, pb_relax) if modern else nn.Identity()
         self.k_norm = make_norm(width // heads, True, pb_relax) if modern else nn.Identity()
 
-    def forward(self, x_BSD, cos_SK, sin_SK, cache: KVCache | None, layer: int, hidden_BT: Tensor | None = None):
+    def forward(self, x_BSD, cos_SK, sin_SK, cache: KVCache | None, layer: int, sight: Sight | None = None):
         B, S, D = x_BSD.shape
         q_BNSK, k_BNSK, v_BNSK = self.qkv(x_BSD).view(B, S, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         q_BNSK = rotate(self.q_norm(q_BNSK), cos_SK, sin_SK).to(v_BNSK.dtype)
         k_BNSK = rotate(self.k_norm(k_BNSK), cos_SK, sin_SK).to(v_BNSK.dtype)
         if cache is not None:
             k_BNSK, v_BNSK = cache.extend(layer, k_BNSK, v_BNSK)
-        if self.pb_relax:
-            bias = unseen(S, k_BNSK.shape[2], hidden_BT, q_BNSK)
-            y_BNSK = relaxed_attention(q_BNSK, k_BNSK, v_BNSK, bias)
+        S, T, core = *(x.shape[2] for x in (q_BNSK, k_BNSK)), relaxed_attention if self.pb_relax else attend
+        if sight is not None and sight.in_blocks(S, T):
+            y_BNSK = attend_in_blocks(core, q_BNSK, k_BNSK, v_BNSK, sight, layer)
         else:
-            y_BNSK = attend(q_BNSK, k_BNSK, v_BNSK, hidden_BT)
+            bias = None if sight is None else sight.bias(S, T, layer, q_BNSK)
+            y_BNSK = core(q_BNSK, k_BNSK, v_BNSK, bias)
         return self.out(y_BNSK.transpose(1, 2).reshape(B, S, D))
 
 
@@ -96,38 +98,26 @@ class GELU(nn.Module):
         return self.down(F.gelu(self.up(x)))
 
 
-def attend(q_BNSK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor, hidden_BT: Tensor | None = None) -> Tensor:
-    """Causal attention of the last S positions over all T; the kernel is chosen by device and length.
+def attend(q_BNSK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor, bias_BST: Tensor | None = None) -> Tensor:
+    """Attention with `bias_BST` added to the scores, or causal, of the last S positions over all T.
 
-    Nothing attends to a position of `hidden_BT` (bool) but that position itself.
+    The kernel is chosen by device and length.
     """
     (B, N, S, K), T = q_BNSK.shape, k_BNTK.shape[2]
     if q_BNSK.device.type != "cpu" or T > PLAIN_ATTENTION_UP_TO:
+        if bias_BST is not None:
+            return F.scaled_dot_product_attention(q_BNSK, k_BNTK, v_BNTK, attn_mask=bias_BST[:, None])
         assert S in (1, T), (S, T)  # torch counts its causal mask from the first position, not from the last
-        if hidden_BT is None:
-            return F.scaled_dot_product_attention(q_BNSK, k_BNTK, v_BNTK, is_causal=S > 1)
-        bias_B1ST = unseen(S, T, hidden_BT, q_BNSK)[:, None]
-        return F.scaled_dot_product_attention(q_BNSK, k_BNTK, v_BNTK, attn_mask=bias_B1ST)
+        return F.scaled_dot_product_attention(q_BNSK, k_BNTK, v_BNTK, is_causal=S > 1)
     if S == 1:  # keys times query: they are read as they lie, which bf16 needs more than fp32
         scores_BN1T = (k_BNTK @ (q_BNSK * K**-0.5).transpose(-1, -2)).transpose(-1, -2)
-        if hidden_BT is not None:
-            scores_BN1T = scores_BN1T + unseen(S, T, hidden_BT, q_BNSK)[:, None]
+        if bias_BST is not None:
+            scores_BN1T = scores_BN1T + bias_BST[:, None]
         return scores_BN1T.softmax(-1) @ v_BNTK
-    bias = unseen(S, T, hidden_BT, q_BNSK)
-    if hidden_BT is not None:
-        bias = bias.repeat_interleave(N, 0)
+    bias = unseen(S, T, q_BNSK) if bias_BST is None else bias_BST.repeat_interleave(N, 0)
     q_MSK, k_MTK, v_MTK = (x.reshape(B * N, -1, K) for x in (q_BNSK, k_BNTK, v_BNTK))
     scores_MST = torch.baddbmm(bias, q_MSK, k_MTK.transpose(1, 2), alpha=K**-0.5)  # M = B·N; scale and mask at once
     return (scores_MST.softmax(-1) @ v_MTK).view(B, N, S, K)
-
-
-def unseen(S: int, T: int, hidden_BT: Tensor | None, like: Tensor) -> Tensor:
-    """-inf where one of the last S positions may not look, else 0: (S, T), or (B, S, T) where some are hidden."""
-    later_ST = torch.full((S, T), float("-inf"), dtype=like.dtype, device=like.device).triu(T - S + 1)
-    if hidden_BT is None:
-        return later_ST
-    own_ST = torch.eye(T, dtype=torch.bool, device=like.device)[T - S :]  # or a hidden row would see nothing: NaN
-    return later_ST.masked_fill(hidden_BT[:, None] & ~own_ST, float("-inf"))
 
 
 def rotate(x_BNSK: Tensor, cos_SK: Tensor, sin_SK: Tensor) -> Tensor:

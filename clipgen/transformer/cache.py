@@ -1,17 +1,16 @@
 """Keys and values of the tokens so far, in memory allocated once.
 
-B batch, P prefix tokens, N heads, T most positions, S new positions, K head size
+B batch, N heads, T most positions, S new positions, K head size
 """
 
 import torch
 from torch import Tensor, nn
 
+from clipgen.transformer.sight import Sight
+
 
 class KVCache(nn.Module):
-    """One per `generate`; `length` positions are filled, and attention sees only those.
-
-    Of the prefix it does not see what is marked in `hidden_BP` (None: nothing).
-    """
+    """One per `generate`; `length` positions are filled, and attention sees those, by `sight`."""
 
     def __init__(self, layers: int, batch: int, heads: int, positions: int, head_dim: int, dtype, device):
         super().__init__()
@@ -19,7 +18,7 @@ class KVCache(nn.Module):
         self.register_buffer("keys", torch.empty(shape, dtype=dtype, device=device), persistent=False)
         self.register_buffer("values", torch.empty(shape, dtype=dtype, device=device), persistent=False)
         self.length = 0
-        self.hidden_BP: Tensor | None = None
+        self.sight: Sight | None = None  # None: all
 
     def extend(self, layer: int, k_BNSK: Tensor, v_BNSK: Tensor) -> tuple[Tensor, Tensor]:
         """Store new keys and values behind the filled part and return all of them."""

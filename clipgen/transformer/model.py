@@ -9,6 +9,7 @@ V codebook size, E embedding size
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from clipgen.transformer.blocks import Block, make_norm
 from clipgen.transformer.cache import KVCache
 from clipgen.transformer.condition import Conditioner
+from clipgen.transformer.sight import HIDDEN, Sight, draw_pivots
 
 
 class CausalTransformer(nn.Module):
@@ -28,6 +30,7 @@ class CausalTransformer(nn.Module):
 
     gft = centred = any_order = False
     least_level = 0.0
+    window = pivots = 0  # of an image's tokens, what one sees of those before; 0: all
 
     def __init__(self, grid: tuple[int, int], codebook_size: int):
         super().__init__()
@@ -50,6 +53,9 @@ class CausalTransformer(nn.Module):
             cos_TK, sin_TK = torch.ones_like(cos_TK), torch.zeros_like(sin_TK)
         self.register_buffer("cos_TK", cos_TK, persistent=False)
         self.register_buffer("sin_TK", sin_TK, persistent=False)
+        if self.window:
+            own_1YQ = self.draw_pivots([torch.Generator().manual_seed(0)])
+            self.register_buffer("pivot_1YQ", own_1YQ, persistent=False)
 
     def initialise(self) -> None:
         """Normal(0, 0.02), what ends a residual branch smaller by sqrt(2·depth)."""
@@ -74,25 +80,45 @@ class CausalTransformer(nn.Module):
         heads = self.blocks[0].attention.heads
         return KVCache(len(self.blocks), batch, heads, T, K, dtype or at.dtype, device or at.device)
 
+    def draw_pivots(self, generators: Iterable[torch.Generator]) -> Tensor:
+        """For each image of its own generator, and for each layer, tokens that all later ones see, (B, layers, Q)."""
+        shape = len(self.blocks), self.n_tokens - 1  # the last token is never an input
+        drawn = [draw_pivots(shape, self.pivots, generator, "cpu") for generator in generators]
+        return torch.stack(drawn).to(self.place_LD.device)
+
+    def sight(
+        self, batch: int, hidden_BP: Tensor | None = None, pivot_BYQ: Tensor | None = None, boost: float = 0.0
+    ) -> Sight | None:
+        """What rows see whose prefix has padding at `hidden_BP`; `boost` is added to the scores of the prefix.
+
+        Without pivots, where some are needed, all rows have the same, drawn by seed 0.
+        """
+        if hidden_BP is None and not (boost or self.window):
+            return None
+        prefix_BP = self.place_LD.new_full((batch, self.n_prefix), boost)
+        if hidden_BP is not None:
+            prefix_BP = prefix_BP.masked_fill(hidden_BP, HIDDEN)
+        if self.window and pivot_BYQ is None:
+            pivot_BYQ = self.pivot_1YQ.expand(batch, -1, -1)
+        return Sight(prefix_BP, self.window, pivot_BYQ)
+
     def run(
         self,
         x_BSD: Tensor,
         start: int,
         cache: KVCache | None = None,
         order_BL: Tensor | None = None,
-        hidden_BP: Tensor | None = None,
+        sight: Sight | None = None,
     ) -> Tensor:
-        """What the head sees of inputs start … start + S - 1; nothing attends to the prefix tokens of `hidden_BP`."""
+        """What the head sees of inputs start … start + S - 1, whose attention sees by `sight` (None: all before)."""
         stop = start + x_BSD.shape[1]
         place, cos, sin = self._positions(start, stop, order_BL)
-        if hidden_BP is not None:
-            hidden_BP = F.pad(hidden_BP, (0, stop - hidden_BP.shape[1]))
         x_BSD = self.dropout(x_BSD + place)
         for layer, block in enumerate(self.blocks):
             if self.checkpointing and torch.is_grad_enabled():
-                x_BSD = checkpoint(block, x_BSD, cos, sin, cache, layer, hidden_BP, use_reentrant=False)
+                x_BSD = checkpoint(block, x_BSD, cos, sin, cache, layer, sight, use_reentrant=False)
             else:
-                x_BSD = block(x_BSD, cos, sin, cache, layer, hidden_BP)
+                x_BSD = block(x_BSD, cos, sin, cache, layer, sight)
         if cache is not None:
             cache.length = stop
         return self.norm(x_BSD)
@@ -192,7 +218,7 @@ class Transformer(CausalTransformer):
 
     def step(self, x_BSD: Tensor, cache: KVCache, order_BL: Tensor | None = None) -> Tensor:
         """Logits (B, V) of the token after inputs `x_BSD`, which follow what `cache` holds."""
-        return self.head(self.run(x_BSD, cache.length, cache, order_BL, cache.hidden_BP)[:, -1])
+        return self.head(self.run(x_BSD, cache.length, cache, order_BL, cache.sight)[:, -1])
 
 
 def rotary_2d(h: int, w: int, head_dim: int, n_prefix: int, base: float) -> tuple[Tensor, Tensor]:

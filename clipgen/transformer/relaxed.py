@@ -11,18 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from clipgen.transformer.norm import RMSNorm
+from clipgen.transformer.sight import unseen
 
 ALPHA = 32  # the paper's
 
 
-def relaxed_attention(q_BNSK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor, bias_BST: Tensor) -> Tensor:
+def relaxed_attention(q_BNSK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor, bias_BST: Tensor | None = None) -> Tensor:
     """softmax(α · (QᵀK / (α√K) - max(QᵀK / (α√K)))) V, with Q divided by α√K before the product; α = 32.
 
-    It equals softmax(QᵀK / √K) V. `bias_BST`, which broadcasts over the batch, is 0 for what a position may see and
-    -inf for the rest.
+    It equals softmax(QᵀK / √K + bias) V; without a bias it is causal, the S positions being the last.
     """
-    K = q_BNSK.shape[-1]
-    scores_BNST = (q_BNSK / (ALPHA * K**0.5)) @ k_BNTK.transpose(-1, -2) + bias_BST.unsqueeze(-3)
+    (S, K), T = q_BNSK.shape[2:], k_BNTK.shape[2]
+    bias = unseen(S, T, q_BNSK) if bias_BST is None else bias_BST[:, None] / ALPHA
+    scores_BNST = (q_BNSK / (ALPHA * K**0.5)) @ k_BNTK.transpose(-1, -2) + bias
     scores_BNST = scores_BNST - scores_BNST.detach().amax(-1, keepdim=True)
     return (scores_BNST * ALPHA).softmax(-1) @ v_BNTK
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from clipgen.errors import UserError
 from clipgen.transformer.model import CausalTransformer
 
 GUIDANCE_POWER = 2.75  # RAR's, of its largest models
@@ -47,13 +48,18 @@ def scale_at(step: int, steps: int, scale: float, schedule: str) -> float:
     return 1 + (scale - 1) * (1 - math.cos(math.pi * (step / steps) ** GUIDANCE_POWER)) / 2
 
 
-def choices(logits_BV: Tensor, temperature: float, top_k: int, top_p: float, min_p: float) -> tuple[Tensor, Tensor]:
+def choices(
+    logits_BV: Tensor, temperature: float, top_k: int, top_p: float, min_p: float, cluster_V: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """(probabilities, codes), (B, C) each: a probability is 0 where a filter left the code out.
 
-    The `top_k` likeliest (0: all); of them the fewest whose probabilities sum to `top_p`; of them those of at least
-    `min_p` times the best's probability. The best always stays.
+    The `top_k` likeliest (0: all), or with `cluster_V` those of the `top_k` likeliest clusters; of them the fewest
+    whose probabilities sum to `top_p`; of them those of at least `min_p` times the best's probability. Of what `top_k`
+    leaves the best always stays.
     """
     V = logits_BV.shape[-1]
+    if cluster_V is not None and top_k:
+        logits_BV, top_k = of_likeliest_clusters(logits_BV, cluster_V, temperature, top_k), 0
     if sifted := 0 < top_k < V or top_p < 1:  # sorted, and softmax is over what is left
         logits_BV, code_BC = logits_BV.topk(min(top_k or V, V), -1)
     else:
@@ -66,6 +72,29 @@ def choices(logits_BV: Tensor, temperature: float, top_k: int, top_p: float, min
     if min_p > 0:
         p_BC = p_BC.masked_fill(p_BC < min_p * p_BC.amax(-1, keepdim=True), 0)
     return p_BC, code_BC
+
+
+def check_clusters(clusters: int, top_k: int, codes: int | None = None, key: str = "") -> None:
+    """UserError, naming settings behind `key`, where there are more clusters than codes, or `top_k` leaves out none."""
+    if codes is not None and clusters > codes:
+        raise UserError(f"{key}clusters={clusters} of {codes} codes; take fewer clusters than codes, or 0 for none")
+    if clusters and not 0 < top_k < clusters:
+        raise UserError(
+            f"{key}clusters={clusters} has no effect with {key}top_k={top_k}, which counts clusters then; take "
+            f"{key}top_k below {clusters} and above 0, or {key}clusters=0"
+        )
+
+
+def of_likeliest_clusters(logits_BV: Tensor, cluster_V: Tensor, temperature: float, top_k: int) -> Tensor:
+    """Logits, -inf where a code's cluster is not among the `top_k` of the largest summed probability.
+
+    To draw a code of these is to draw one of the clusters by its sum, then a code of it (CogView2, arXiv 2204.14217).
+    """
+    p_BV = (logits_BV / max(temperature, 1e-6)).softmax(-1)
+    sum_BN = p_BV.new_zeros(len(p_BV), int(cluster_V.max()) + 1).index_add_(1, cluster_V, p_BV)
+    best_Bk = sum_BN.topk(top_k, -1).indices
+    kept_BN = torch.zeros_like(sum_BN, dtype=torch.bool).scatter_(1, best_Bk, True)
+    return logits_BV.masked_fill(~kept_BN[:, cluster_V], float("-inf"))
 
 
 def draw(p_BC: Tensor, uniform_B: Tensor) -> Tensor:
@@ -93,6 +122,8 @@ def sample(
     top_p: float = 1.0,
     min_p: float = 0.0,
     guidance_schedule: str = "constant",
+    prefix_boost: float = 0.0,
+    cluster_V: Tensor | None = None,
     negative_BE: Tensor | None = None,
     given: Given | None = None,
     prefer: bool = False,
@@ -102,6 +133,8 @@ def sample(
 
     A condition is what the model's `prefix` takes: of a `Transformer` an embedding (B, E) with its level, of a
     `PairedTransformer` token ids (B, P), to which the level means nothing.
+    `prefix_boost` is added to the scores of attention to the prefix (CogView2's on the text). With `cluster_V`, the
+    cluster of each code, `top_k` counts clusters.
     `negative_BE` takes the null's place in guidance. A model trained for guidance in one pass (`gft`) is told the scale
     instead, at least 1. Tokens of `given` are kept; a model trained in any order is shown all of them first, any other
     draws each token knowing those before it in raster order. With `prefer` the null is asked whatever the guidance, and
@@ -109,7 +142,8 @@ def sample(
     """
     B, L = len(condition_BE), model.n_tokens
     device = condition_BE.device
-    uniform_BL = torch.stack([torch.rand(L, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    uniform_BL = torch.stack([torch.rand(L, generator=generator) for generator in generators])
     uniform_LB = uniform_BL.double().t().contiguous().to(device)
     told = guidance_scale if model.gft and negative_BE is None else 1.0
     assert told >= 1.0
@@ -124,8 +158,9 @@ def sample(
     prefix_RPD = torch.cat([x_BPD.to(model.embed.weight.dtype) for x_BPD, _ in prefixes])
     R = len(prefix_RPD)
     cache = model.new_cache(R, _dtype(model), device)
-    if (first_BP := prefixes[0][1]) is not None:
-        cache.hidden_BP = torch.cat([first_BP, *(hidden_BP for _, hidden_BP in prefixes[1:])])
+    hidden_RP = None if prefixes[0][1] is None else torch.cat([hidden_BP for _, hidden_BP in prefixes])
+    pivot_RYQ = model.draw_pivots(generators).repeat(R // B, 1, 1) if model.window else None
+    cache.sight = model.sight(R, hidden_RP, pivot_RYQ, prefix_boost)
     token_BL = torch.empty(B, L, dtype=torch.long, device=device)
     preference_B = torch.zeros(B, device=device) if prefer else None
     known_L = torch.zeros(L, dtype=torch.bool) if given is None else given.known_L.cpu()
@@ -147,7 +182,7 @@ def sample(
         else:
             scale = scale_at(i, L, guidance_scale, guidance_schedule)
             logits_BV = guide(logits_RV[:B], logits_RV[B : 2 * B], scale) if contrasted else logits_RV
-            p_BC, code_BC = choices(logits_BV, temperature, top_k, top_p, min_p)
+            p_BC, code_BC = choices(logits_BV, temperature, top_k, top_p, min_p, cluster_V)
             token_B1 = code_BC.gather(1, draw(p_BC, uniform_LB[place])[:, None])
         token_BL[:, place] = token_B1[:, 0]
         if prefer:

@@ -26,9 +26,9 @@ KEYS = {
     "replace prep clip tokenizer transformer paired encode executor sampling trainer metric "
     "direction compare",
     "sample": "model prompts image mix negative mask candidates keep rerank out n seed guidance_scale "
-    "guidance_schedule temperature top_k top_p min_p fidelity bridge precision batch_size device",
+    "guidance_schedule temperature top_k top_p min_p clusters prefix_boost fidelity bridge precision batch_size device",
     "evaluate": "model shards world prompts split n seed guidance_scale guidance_schedule temperature top_k top_p "
-    "min_p fidelity bridge precision batch_size out device "
+    "min_p clusters prefix_boost fidelity bridge precision batch_size out device "
     "stage name run tokenizer val_samples perturb_prob perturb_neighbours perceptual perceptual_weights fid_weights "
     "dinov2_weights nearest clip",
     "draw": "out world n seed image_size captions left_out",

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from clipgen.checkpoint import read_checkpoint
+from clipgen.cli.build import paired_settings
+from clipgen.config import Config
 from clipgen.pipeline import ClipGen
 from clipgen.shapes.draw import world
 
@@ -106,16 +108,48 @@ def test_cogview_s_preset_trains_with_everything_on(train, at, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_ranks_train_what_one_does(train, clipgen_process, tmp_path):
-    common = ["trainer.precision=32-true", "transformer.train.optimizer=adamw", "transformer.dropout=0"]
+@pytest.mark.parametrize("words", [[], ["paired.window=5", "paired.pivots=3"]])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_ranks_train_what_one_does(train, clipgen_process, tmp_path, strategy, words):
+    common = ["trainer.precision=32-true", "transformer.train.optimizer=adamw", "transformer.dropout=0", *words]
     states = []
-    for devices in (1, 2):
-        out = tmp_path / str(devices)
-        outcome = train(*common, f"trainer.devices={devices}", out=out, command=clipgen_process)
+    for devices in ([], ["trainer.devices=2", f"trainer.strategy={strategy}"]):
+        out = tmp_path / str(len(devices))
+        outcome = train(*common, *devices, out=out, command=clipgen_process)
         assert outcome.status == 0, outcome.error
         states.append(read_checkpoint(out / "paired" / "last.ckpt", "paired")["state_dict"])
     for name, tensor in states[0].items():
         assert (states[1][name].float() - tensor.float()).abs().mean() < 1e-5, name
+
+
+def test_sparse_attention_to_pictures(train, clipgen, run_folder, tiny_clip_folder, tmp_path):
+    words = ["paired.window=5", "paired.pivots=3", "sampling.clusters=8", "sampling.top_k=3"]
+    outcome = train(*words, "sampling.prefix_boost=0.5")
+    assert outcome.status == 0, outcome.error
+    settings = read_checkpoint(tmp_path / "paired" / "best.ckpt", "paired")["clipgen"]["settings"]["paired"]
+    assert (settings["window"], settings["pivots"]) == (5, 3)
+    inputs = [f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}", f"clip.model=local-dir:{tiny_clip_folder}"]
+    model = tmp_path / "model"
+    made = clipgen("export", "stage=paired", f"run={tmp_path}", f"out={model}", *inputs, "clip.pretrained=null")
+    assert made.status == 0, made.error
+    for ask in ([], ["clusters=0", "prefix_boost=0", "top_k=0"]):
+        sampled = clipgen("sample", f"model={model}", PROMPT, f"out={tmp_path / 'out'}", "n=2", *ask)
+        assert sampled.status == 0, sampled.error
+    assert "begins anew" in train("paired.window=5", "paired.pivots=2").said
+    assert "window" not in json.dumps(paired_settings(Config(), [4, 4], 8, 9, 9))  # as trainings of before have it
+
+
+@pytest.mark.slow
+def test_sparse_attention_is_compiled_and_continued(train, tmp_path):
+    words = ["paired.window=5", "paired.pivots=3", "trainer.precision=32-true", "trainer.num_workers=0"]
+    states = []
+    for name, compile in (("plain", "false"), ("compiled", "true")):
+        outcome = train(*words, f"trainer.compile={compile}", out=tmp_path / name)
+        assert outcome.status == 0, outcome.error
+        states.append(read_checkpoint(tmp_path / name / "paired" / "last.ckpt", "paired")["state_dict"])
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        assert (states[1][name].float() - tensor.float()).abs().mean() < 1e-3, name
 
 
 def test_a_transformer_of_captions(train, clipgen, captioned, run_folder, tiny_clip_folder, one_line, tmp_path):
@@ -150,6 +184,12 @@ def test_a_transformer_of_captions(train, clipgen, captioned, run_folder, tiny_c
         (["paired.img_loss_scale=0"], "trains on no image"),
         (["paired.text_length=0"], "paired.text_length=0; take at least 1"),
         (["paired.shrink_gradient=2"], "paired.shrink_gradient=2.0 is out of range"),
+        (["paired.window=-1"], "paired.window=-1; take at least 0"),
+        (["paired.pivots=4"], "paired.pivots=4 has no effect with paired.window=0, which sees all tokens"),
+        (["paired.window=60", "paired.pivots=4"], "are all 64 tokens of an image; take fewer, or paired.window=0"),
+        (["sampling.clusters=8"], "sampling.clusters=8 has no effect with sampling.top_k=0, which counts clusters"),
+        (["sampling.clusters=500", "sampling.top_k=5"], "sampling.clusters=500 of 128 codes; take fewer clusters"),
+        (["sampling.prefix_boost=-1"], "sampling.prefix_boost=-1 is out of range; take a value from 0 to 100"),
         (["transformer.train.rar=true"], "transformer.train.rar=True has no effect on stage=paired"),
         (["transformer.condition=words"], "transformer.condition=words is unknown"),
     ],

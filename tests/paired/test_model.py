@@ -6,7 +6,7 @@ import torch
 from clipgen.paired.layout import Layout
 from clipgen.paired.loss import counted, weighted
 from clipgen.paired.model import PairedTransformer
-from clipgen.transformer import blocks
+from clipgen.transformer import blocks, sight
 from clipgen.transformer.packed import prepared
 from clipgen.transformer.sampling import Given, generate, sample
 
@@ -14,6 +14,7 @@ K, PIECES, LENGTH = 16, 10, 6
 ARCHITECTURE = dict(grid=[2, 3], codebook_size=K, pieces=PIECES, text_length=LENGTH, width=32, depth=2, heads=2)
 LAYOUT = Layout(K, PIECES, LENGTH)
 TEXTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 1], []]
+SPARSE = dict(window=2, pivots=2)
 COGVIEW = dict(style="gpt2", sandwich=True, pb_relax=True, shrink_gradient=0.1)
 
 
@@ -106,26 +107,53 @@ def test_a_shrunk_gradient_is_alpha_of_its_own_and_changes_nothing_else():
 
 
 @pytest.mark.parametrize("plain", [True, False])
-@pytest.mark.parametrize("changes", [{}, COGVIEW])
-def test_the_cache_gives_the_logits_of_the_whole(monkeypatch, changes, plain):
+@pytest.mark.parametrize("changes", [{}, COGVIEW, SPARSE, COGVIEW | SPARSE])
+@pytest.mark.parametrize("boost", [0.0, 1.4])
+def test_the_cache_gives_the_logits_of_the_whole(monkeypatch, changes, plain, boost):
     monkeypatch.setattr(blocks, "PLAIN_ATTENTION_UP_TO", 512 if plain else 0)
+    monkeypatch.setattr(sight, "BLOCKS_PAY_FROM", 512 if plain else 0)
     model, (tokens_BL, text_BP) = network(**changes), inputs()
-    wanted = model(tokens_BL, text_BP)
     x_BSD, hidden_BP = model.prefix(text_BP)
     cache = model.new_cache(len(TEXTS))
-    cache.hidden_BP = hidden_BP
+    cache.sight = model.sight(len(TEXTS), hidden_BP, boost=boost)
+    x_BTD = torch.cat([x_BSD, model.embed(tokens_BL[:, :-1])], 1)
+    wanted = model.head(model.run(x_BTD, 0, sight=cache.sight)[:, model.n_prefix - 1 :])
+    assert torch.allclose(wanted, model(tokens_BL, text_BP), atol=1e-5) == (boost == 0)
     for place in range(6):
         torch.testing.assert_close(model.step(x_BSD, cache), wanted[:, place], atol=1e-5, rtol=1e-5)
         x_BSD = model.embed(tokens_BL[:, place])[:, None]
 
 
-@pytest.mark.parametrize("changes", [{}, COGVIEW])
+@pytest.mark.parametrize("changes", [{}, COGVIEW, SPARSE])
 def test_an_image_does_not_depend_on_its_batch_mates(changes):
     model, text_BP = prepared(network(**changes)), LAYOUT.prefix(TEXTS)
-    together = generate(model, text_BP, None, [7, 8, 9, 10], guidance_scale=2.0)
+    together = generate(model, text_BP, None, [7, 8, 9, 10], guidance_scale=2.0, prefix_boost=0.5)
     for i in range(len(TEXTS)):
-        assert torch.equal(generate(model, text_BP[i : i + 1], None, [7 + i], guidance_scale=2.0)[0], together[i])
+        alone = generate(model, text_BP[i : i + 1], None, [7 + i], guidance_scale=2.0, prefix_boost=0.5)
+        assert torch.equal(alone[0], together[i])
     assert not torch.equal(together, generate(model, text_BP, None, [7, 8, 9, 10]))  # guidance does something
+
+
+def test_what_is_out_of_sight_changes_nothing_and_what_is_in_sight_does():
+    model, (tokens_BL, text_BP) = network(depth=1, window=2, pivots=1), inputs()
+    pivot_BYQ = torch.tensor([[[1]]]).expand(len(TEXTS), -1, -1)
+    wanted = model.outputs(tokens_BL, text_BP, pivot_BYQ)[1]
+    for place in range(5):
+        changed_BL = tokens_BL.clone()
+        changed_BL[:, place] = (changed_BL[:, place] + 1) % K
+        made = model.outputs(changed_BL, text_BP, pivot_BYQ)[1]
+        differ = [not torch.equal(made[:, i], wanted[:, i]) for i in range(6)]
+        assert differ == [i in (place + 1, place + 2) or (place == 1 and i > 1) for i in range(6)]
+
+
+def test_an_image_s_seed_draws_its_pivots(monkeypatch):
+    model, drawn = network(**SPARSE), []
+    monkeypatch.setattr(model, "sight", lambda *a: drawn.append(a[2]) or PairedTransformer.sight(model, *a))
+    for seeds in ([1, 2, 1], [2]):
+        generate(model, LAYOUT.prefix([[1]] * len(seeds)), None, seeds, guidance_scale=2.0)
+    (first, other, again, *of_null), alone = drawn[0], drawn[1]
+    assert torch.equal(first, again) and not torch.equal(first, other) and torch.equal(alone[0], other)
+    assert torch.equal(torch.stack(of_null), drawn[0][:3])  # guidance compares what sees alike
 
 
 def test_guidance_leads_away_from_no_text():

@@ -50,9 +50,10 @@ class Losses(pl.Callback):
         self.seen.append({name: trainer.callback_metrics[f"train/{name}"].item() for name in ("loss", "image", "text")})
 
 
-def test_both_losses_fall_and_a_resume_is_bit_for_bit(folder, tmp_path, make_trainer, save_at):
+@pytest.mark.parametrize("sparse", [{}, {"window": 2, "pivots": 2}])
+def test_both_losses_fall_and_a_resume_is_bit_for_bit(folder, tmp_path, make_trainer, save_at, sparse):
     whole, ema = Losses(), EMA("transformer", 0.9)
-    trained = module(folder)
+    trained = module(folder, architecture=sparse)
     trainer = make_trainer(whole, ema, save_at(tmp_path, {11, STEPS}), val_check_interval=10)
     trainer.fit(trained, datamodule=data(folder))
     assert whole.seen[0]["image"] == pytest.approx(math.log(128), abs=0.01)
@@ -60,7 +61,7 @@ def test_both_losses_fall_and_a_resume_is_bit_for_bit(folder, tmp_path, make_tra
         assert whole.seen[-1][name] < 0.8 * whole.seen[0][name]
     assert {"val/loss", "val/text"} <= set(trainer.callback_metrics)
     torch.manual_seed(5)
-    continued, rest = module(folder), Losses()
+    continued, rest = module(folder, architecture=sparse), Losses()
     (tmp_path / "again").mkdir()
     again = make_trainer(rest, EMA("transformer", 0.9), save_at(tmp_path / "again", {STEPS}), val_check_interval=10)
     again.fit(continued, datamodule=data(folder), ckpt_path=tmp_path / "11.ckpt", weights_only=True)
@@ -79,11 +80,12 @@ def test_with_no_text_loss_the_text_is_not_learnt(folder, make_trainer):
     assert seen.seen[-1]["image"] < 0.8 * seen.seen[0]["image"]
 
 
-def test_a_batch_in_parts_has_the_gradients_of_the_whole(folder):
+@pytest.mark.parametrize("sparse", [{}, {"window": 2, "pivots": 2}])
+def test_a_batch_in_parts_has_the_gradients_of_the_whole(folder, sparse):
     batch = next(iter(data(folder).train_dataloader()))
     grads = []
     for parts in (1, 4):
-        made = module(folder, architecture={"dropout": 0.0})
+        made = module(folder, architecture={"dropout": 0.0} | sparse)
         torch.nn.init.normal_(made.transformer.head.weight, std=0.02)
         drawn = made.draw(batch)
         assert drawn["dropped_B"].any()

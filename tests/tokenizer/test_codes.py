@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from clipgen.tokenizer import codes
-from clipgen.tokenizer.codes import Perturbation, nearest_codes, perplexity, usage
+from clipgen.tokenizer.codes import Perturbation, clusters, nearest_codes, perplexity, usage
 
 
 def drawn(*shape, seed: int = 0) -> torch.Tensor:
@@ -71,3 +71,26 @@ def test_a_share_of_the_pictures_gets_near_codes_instead():
 def test_usage_and_perplexity(counts, share, codes):
     assert usage(torch.tensor(counts)) == share
     assert perplexity(torch.tensor(counts)) == pytest.approx(codes, rel=1e-5)
+
+
+def test_codes_that_are_alike_are_in_one_cluster():
+    centre_ND = 10 * drawn(12, 6)
+    wanted_K = torch.randint(12, (300,), generator=torch.Generator().manual_seed(2))
+    codes_KD = centre_ND[wanted_K] + 0.1 * drawn(300, 6, seed=3)
+    cluster_K = clusters(codes_KD, 12)
+    assert cluster_K.unique().tolist() == list(range(12))
+    assert torch.equal(cluster_K[:, None] == cluster_K, wanted_K[:, None] == wanted_K)
+    torch.manual_seed(5)
+    assert torch.equal(clusters(codes_KD, 12), cluster_K)
+    assert clusters(codes_KD, 300).unique().numel() == 300 and clusters(codes_KD, 1).sum() == 0
+
+
+def test_more_clusters_than_codes_differ_leave_some_empty():
+    assert clusters(torch.eye(3).repeat(4, 1), 6).unique().numel() == 3
+
+
+def test_k_means_ends_where_every_code_is_nearest_to_its_own_mean():
+    codes_KD = drawn(400, 3)
+    cluster_K = clusters(codes_KD, 8, rounds=200)
+    mean_ND = torch.stack([codes_KD[cluster_K == n].mean(0) for n in range(8)])
+    assert torch.equal(nearest_codes(codes_KD, mean_ND)[:, 0], cluster_K)

@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from clipgen.transformer.blocks import Block, attend, unseen
+from clipgen.transformer.blocks import Block, attend
 from clipgen.transformer.norm import RMSNorm
 from clipgen.transformer.relaxed import RelaxedLayerNorm, RelaxedRMSNorm, relaxed_attention
+from clipgen.transformer.sight import unseen
 
 
 def heads(scale: float, length: int = 9) -> list[torch.Tensor]:
@@ -20,16 +21,15 @@ def test_relaxed_attention_is_plain_attention(new, scale):
     q, k, v = heads(scale)
     q = q[:, :, -new:]
     wanted = attend(q, k, v)
-    torch.testing.assert_close(relaxed_attention(q, k, v, unseen(new, 9, None, q)), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(relaxed_attention(q, k, v), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_relaxed_attention_survives_fp16_where_the_plain_product_overflows():
     q, k, v = heads(100.0)
     q = k * (1 + 0.01 * q / 100)  # what a position looks for is what it is
-    bias = unseen(9, 9, None, q)
-    plain = (q.half() @ k.half().transpose(-1, -2)) / 8 + bias.half()
+    plain = (q.half() @ k.half().transpose(-1, -2)) / 8 + unseen(9, 9, q.half())
     assert plain.isinf().any() and not torch.isfinite(plain.softmax(-1)).all()
-    made = relaxed_attention(q.half(), k.half(), v.half(), bias.half())
+    made = relaxed_attention(q.half(), k.half(), v.half())
     assert torch.isfinite(made).all()
     wanted = attend(q.half().double(), k.half().double(), v.half().double())
     torch.testing.assert_close(made.double(), wanted, atol=1e-2, rtol=1e-2)
@@ -38,8 +38,8 @@ def test_relaxed_attention_survives_fp16_where_the_plain_product_overflows():
 def test_a_token_s_maximum_is_its_own():
     q, k, v = heads(1.0)
     q[1] *= 50  # batch mates that are far larger
-    alone = relaxed_attention(q[:1], k[:1], v[:1], unseen(9, 9, None, q))
-    assert torch.equal(relaxed_attention(q, k, v, unseen(9, 9, None, q))[:1], alone)
+    alone = relaxed_attention(q[:1], k[:1], v[:1])
+    assert torch.equal(relaxed_attention(q, k, v)[:1], alone)
     x = torch.randn(2, 5, 32)
     norm = RelaxedLayerNorm(32)
     assert torch.equal(norm(torch.stack([x[0], 1e4 * x[1]]))[0], norm(x[0]))

@@ -44,6 +44,32 @@ def test_min_p_is_a_share_of_the_best(min_p, wanted):
     assert kept(LOGITS * 100, temperature=100.0, min_p=min_p) == wanted  # of what the temperature made
 
 
+def test_a_cluster_is_drawn_by_its_sum_and_then_a_code_of_it():
+    """CogView2's two draws, as its released code makes them, have the probabilities of our one."""
+    logits_BV = torch.randn(5, 30, generator=torch.Generator().manual_seed(1))
+    cluster_V = torch.randint(7, (30,), generator=torch.Generator().manual_seed(2))
+    for temperature, top_k in ((1.0, 3), (1.15, 1), (0.5, 6)):
+        p_BC, code_BC = choices(logits_BV, temperature, top_k, 1.0, 0.0, cluster_V)
+        made_BV = torch.zeros_like(logits_BV).scatter(1, code_BC, p_BC)
+        for logits_V, made_V in zip(logits_BV, made_BV, strict=True):
+            p_V = (logits_V / temperature).softmax(-1)
+            sum_N = torch.stack([p_V[cluster_V == n].sum() for n in range(7)])
+            best = sum_N.topk(top_k).indices.tolist()
+            wanted_V = torch.zeros(30)
+            for n in best:
+                of_cluster_V = (logits_V / temperature).masked_fill(cluster_V != n, float("-inf")).softmax(-1)
+                wanted_V += sum_N[n] / sum_N[best].sum() * of_cluster_V
+            torch.testing.assert_close(made_V, wanted_V, atol=1e-6, rtol=1e-5)
+
+
+def test_near_duplicates_do_not_lose_to_a_single_code():
+    logits_BV = torch.tensor([[0.3, 0.2, 0.2, 0.2, 0.1]]).log()
+    cluster_V = torch.tensor([0, 1, 1, 1, 2])
+    p_BC, code_BC = choices(logits_BV, 1.0, 1, 1.0, 0.0, cluster_V)
+    assert code_BC[p_BC > 0].tolist() == [1, 2, 3]
+    assert choices(logits_BV, 1.0, 2, 0.5, 0.0, cluster_V)[1][:, :2].tolist() == [[0, 1]]  # top-p comes after
+
+
 @pytest.mark.parametrize("filters", [{}, {"top_k": 3}, {"top_p": 0.6}, {"min_p": 0.35}])
 def test_what_is_kept_keeps_its_share_and_rows_are_their_own(filters):
     options = {"temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": 0.0} | filters
