@@ -54,9 +54,12 @@ def read_transformer(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor
         raise UserError(f"{path} {problem}; give the checkpoint as it was published") from problem
 
 
-def read_paired(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str], Text]:
-    """(Settings, weights, what it was trained with, its pieces) of a checkpoint with its text.model beside it."""
-    checkpoint = read_checkpoint(path, "paired")
+def read_paired(path: str | Path, *stages: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str], Text]:
+    """(Settings, weights, what it was trained with, its pieces) of a checkpoint with its text.model beside it.
+
+    `stages` are those that it may be of: paired, or caption, whose order is swapped.
+    """
+    checkpoint = read_checkpoint(path, *stages)
     kept, beside = checkpoint["clipgen"], Path(path).with_name(TEXT)
     text = Text.load(beside)
     check_inputs(path, kept["inputs"], {"text": (text.sha256, str(beside))})
