@@ -52,7 +52,7 @@ CHOICES = {
     "tokenizer.quantizer": ("nearest", "moving_average", "simvq", "gumbel", "fsq"),
     "tokenizer.train.pixel_loss": ("l1", "l2"), "tokenizer.train.gan_norm": ("group", "batch"),
     "tokenizer.train.perceptual": ("clip", "lpips", "squeezenet", "none"),
-    "trainer.strategy": ("ddp", "fsdp"), "transformer.style": ("modern", "gpt2"),
+    "task": ("image", "caption"), "trainer.strategy": ("ddp", "fsdp"), "transformer.style": ("modern", "gpt2"),
     "transformer.condition": ("image", "text"),
     "transformer.train.optimizer": ("muon", "adamw"), "transformer.train.schedule": ("linear", "cosine"),
     "transformer.train.recon.estimator": ("straight_through", "gumbel"),
@@ -173,14 +173,32 @@ def _check_paired(cfg: Config) -> None:
             "transformer.train.recon compares pictures, but transformer.condition=text knows their captions; take "
             "transformer.train.recon.weight=0"
         )
+    check_task(cfg)
     if cfg.stage != "paired":
         return
+    if cfg.task == "caption" and p.window:
+        raise UserError(
+            f"paired.window={p.window} has no effect with task=caption, as a captioner sees all of its image; take "
+            "paired.window=0 paired.pivots=0"
+        )
+    if cfg.task == "caption" and (p.txt_loss_scale, p.img_loss_scale) != (1, 1):
+        raise UserError(
+            f"paired.txt_loss_scale={p.txt_loss_scale:g} and paired.img_loss_scale={p.img_loss_scale:g} have no effect "
+            "with task=caption, which learns the text alone; leave them out"
+        )
     for key, asked in (
         ("gft", m.gft), ("train.rar", m.train.rar), ("train.aux_weight", m.train.aux_weight),
-        ("train.recon.weight", m.train.recon.weight), ("ckpt", m.ckpt),
+        ("train.recon.weight", m.train.recon.weight),
     ):  # fmt: skip
         if asked:
             raise UserError(f"transformer.{key}={asked} has no effect on stage=paired; leave it out")
+
+
+def check_task(cfg: Config) -> None:
+    """UserError for another task than images where stage=paired is not what is trained."""
+    if cfg.stage != "paired" and cfg.task != "image":
+        stage = "" if cfg.stage is None else f", and this is stage={cfg.stage}"
+        raise UserError(f"task={cfg.task} is one of `clipgen train stage=paired`{stage}; leave it out")
 
 
 def check_sampling(sampling: Sampling, bank: int, codebook_size: int | None = None) -> None:

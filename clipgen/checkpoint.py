@@ -62,13 +62,13 @@ def _load(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def read_checkpoint(path: str | Path, stage: str) -> dict[str, Any]:
-    """A training checkpoint of `stage`; UserError when it is missing, broken, unsafe or of another stage."""
-    return of_stage(read_torch(path, stage), path, stage)
+def read_checkpoint(path: str | Path, *stages: str) -> dict[str, Any]:
+    """A training checkpoint of one of `stages`; UserError when it is missing, broken, unsafe or of another stage."""
+    return of_stage(read_torch(path, stages[0]), path, *stages)
 
 
-def of_stage(checkpoint: Any, path: str | Path, stage: str) -> dict[str, Any]:
-    """`checkpoint`, which was read from `path`, or a UserError when it is not of our `stage`."""
+def of_stage(checkpoint: Any, path: str | Path, *stages: str) -> dict[str, Any]:
+    """`checkpoint`, which was read from `path`, or a UserError when it is of none of our `stages`."""
     try:
         found = checkpoint["clipgen"]["stage"]
     except (LookupError, TypeError, RuntimeError, ValueError) as problem:
@@ -76,9 +76,10 @@ def of_stage(checkpoint: Any, path: str | Path, stage: str) -> dict[str, Any]:
         raise UserError(
             f"{path} is not a checkpoint of clipgen ({reason}); give one made by `clipgen train`"
         ) from problem
-    if found != stage:
+    if found not in stages:
         raise UserError(
-            f"{path} is of stage {found}, but stage {stage} is needed here; give a checkpoint of that stage"
+            f"{path} is of stage {found}, but stage {' or '.join(stages)} is needed here; give a checkpoint of that "
+            "stage"
         )
     return checkpoint
 

@@ -244,6 +244,7 @@ class Comparison:
     tolerance: float = 0.02
     judge_model: str | None = None  # a CLIP that conditioned nothing, for the scores
     judge_pretrained: str | None = None
+    captioner: str | None = None  # a model folder, for CapLoss
     fid_weights: str | None = None
     dinov2_weights: str | None = None
     first: list[list[str]] = field(default_factory=list)  # commands that draw the pictures
@@ -262,6 +263,7 @@ class Config:
     shards: str = "${out}/shards"
     latents: str = "${out}/latents"
     stage: str | None = None
+    task: str = "image"  # of stage=paired: from captions to images, or caption: from images to captions
     experiment: str | None = None
     metric: str = "val/loss"  # what a sweep's jobs are judged by: of metrics.csv, or without a slash of metrics.json
     direction: str | None = None  # minimize or maximize; null: as its name says

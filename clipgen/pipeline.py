@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,8 +28,14 @@ from clipgen.transformer.sampling import SCHEDULES, Given, check_clusters, sampl
 LATER = {  # settings that older models lack
     "min_p": 0.0, "guidance_schedule": "constant", "precision": "fp32", "clusters": 0, "prefix_boost": 0.0,
 }  # fmt: skip
-CHOICES = {"guidance_schedule": SCHEDULES, "precision": ("fp32", "bf16"), "rerank": ("clip", "self")}
+CHOICES = {"guidance_schedule": SCHEDULES, "precision": ("fp32", "bf16"), "rerank": ("clip", "self", "caption")}
 STATISTICS, BANK = "statistics.safetensors", "bank.safetensors"
+
+
+class CapLoss(Protocol):
+    """What tells how badly texts fit images, as `clipgen.caption_pipeline.Captioner` does: less fits better."""
+
+    def caption_loss(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]: ...
 
 
 class ClipGen:
@@ -172,17 +178,22 @@ class ClipGen:
         seed: int = 0,
         on_batch: Callable[[int], None] | None = None,
         negative: str | None = None,
+        captioner: CapLoss | None = None,
         **sampling: float | int | str | None,
     ) -> list[Image.Image]:
         """The best `keep` of `candidates` images for each prompt, the best first; the candidates are `generate`'s.
 
         `rerank="clip"` takes the cosine of image and prompt by the conditioning CLIP, `"self"` what the Transformer
         itself says: log p(tokens | prompt) - log p(tokens | null), for which the null must have been trained and
-        not be replaced by `negative`.
+        not be replaced by `negative`, `"caption"` the least CapLoss of the prompt given the image by a `captioner`,
+        which sees the pixels.
         """
         if not 1 <= keep <= candidates:
             raise UserError(f"keep={keep} of candidates={candidates}; keep at least 1 and at most all of them")
         _choose("rerank", rerank)
+        if (rerank == "caption") is (captioner is None):
+            has = "needs a captioner" if captioner is None else "asks no captioner"
+            raise UserError(f"rerank={rerank} {has}; give rerank=caption and a captioner, or neither")
         condition_PE = self._text_conditions(prompts, sampling.get("bridge"))
         seeds = [image_seed(prompt, seed, i) for prompt in prompts for i in range(candidates)]
         prefer = rerank == "self"
@@ -192,8 +203,11 @@ class ClipGen:
         images, scores = self._sampled(
             condition_PE.repeat_interleave(candidates, 0), seeds, on_batch, away_1E, prefer=prefer, **sampling
         )
-        if not prefer:
-            scores = self.scores(images, [prompt for prompt in prompts for _ in range(candidates)])
+        asked = [prompt for prompt in prompts for _ in range(candidates)]
+        if rerank == "clip":
+            scores = self.scores(images, asked)
+        elif captioner is not None:
+            scores = [-loss for loss in captioner.caption_loss(images, asked)]
         best = []
         for start in range(0, len(images), candidates):
             ranked = sorted(range(start, start + candidates), key=lambda i: -scores[i])

@@ -1,4 +1,4 @@
-"""Model folders: a generator of either kind as config.json, safetensors, a model card and its CLIP; never a pickle."""
+"""Model folders: a generator of either kind with its CLIP, or a captioner; config.json, safetensors, never a pickle."""
 
 import dataclasses
 import json
@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from clipgen.caption_pipeline import Captioner
 from clipgen.checkpoint import load_weights, save_weights
 from clipgen.clip.frozen import LOCAL_DIR, WEIGHT_FILES, ClipIdentity, FrozenClip, load_clip
 from clipgen.data.atomic import replacing, sha256_file, write_json
 from clipgen.errors import UserError
+from clipgen.paired.captioner import CaptionTransformer
 from clipgen.paired.model import PairedTransformer
 from clipgen.paired.text import FILE as TEXT
 from clipgen.paired.text import Text
@@ -29,6 +32,11 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> ClipGen:
     folder = Path(folder)
     config = _read_config(folder)
     kind = config.get("kind", ClipGen.kind)
+    if kind == Captioner.kind:
+        raise UserError(
+            f"{folder} is a captioner, which makes no pictures; give a generator, or ask it by `clipgen caption "
+            f"model={folder} image=FILE`"
+        )
     if kind not in (ClipGen.kind, PairedGen.kind):
         raise UserError(f"{folder}/config.json is of kind {kind}, which this clipgen does not know; update clipgen")
     try:
@@ -39,12 +47,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> ClipGen:
         clip = _load_clip(folder, **{key: wanted[key] for key in ("folder", "model", "pretrained", "fingerprint")})
     except (KeyError, TypeError) as problem:
         raise UserError(f"{folder}/config.json is not readable ({problem}); export the model again") from problem
-    for part, name in ((vqgan, "tokenizer"), (network, "transformer")):
-        path = folder / f"{name}.safetensors"
-        try:
-            part.load_state_dict(load_weights(path))
-        except RuntimeError as problem:
-            raise UserError(f"{path} does not fit {folder / 'config.json'}; export the model again") from problem
+    _load_networks(folder, vqgan, network)
     if paired:
         return PairedGen(vqgan, network, clip, Text.load(folder / TEXT), sampling, settings, device)
     path = folder / STATISTICS
@@ -54,6 +57,32 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> ClipGen:
             raise UserError(f"{path} has no {mean}; export the model again")
     bank_NE = load_weights(folder / BANK)["image"] if (folder / BANK).is_file() else None
     return ClipGen(vqgan, network, clip, statistics, sampling, settings, device, bank_NE)
+
+
+def load_captioner(folder: str | Path, device: str | torch.device = "cpu") -> Captioner:
+    """The captioner in a folder; UserError when a part is missing or does not fit, or it is a generator."""
+    folder = Path(folder)
+    config = _read_config(folder)
+    if config.get("kind") != Captioner.kind:
+        raise UserError(
+            f"{folder} is a generator, not a captioner; train one with `clipgen train stage=paired task=caption`"
+        )
+    try:
+        settings = config["settings"]
+        vqgan, network = VQGAN(**settings["tokenizer"]), CaptionTransformer(**settings["paired"])
+    except (KeyError, TypeError) as problem:
+        raise UserError(f"{folder}/config.json is not readable ({problem}); export the model again") from problem
+    _load_networks(folder, vqgan, network)
+    return Captioner(vqgan, network, Text.load(folder / TEXT), settings, device)
+
+
+def _load_networks(folder: Path, vqgan: nn.Module, transformer: nn.Module) -> None:
+    for part, name in ((vqgan, "tokenizer"), (transformer, "transformer")):
+        path = folder / f"{name}.safetensors"
+        try:
+            part.load_state_dict(load_weights(path))
+        except RuntimeError as problem:
+            raise UserError(f"{path} does not fit {folder / 'config.json'}; export the model again") from problem
 
 
 def _load_clip(at: Path, folder: bool, model: str | None, pretrained: str | None, fingerprint: str) -> FrozenClip:
@@ -73,6 +102,22 @@ def save(pipeline: ClipGen, folder: Path) -> None:
     local = identity.model.startswith(LOCAL_DIR)
     if local:
         identity = _copy_clip(pipeline.clip, Path(identity.model.removeprefix(LOCAL_DIR)), folder / "clip")
+    clip = {
+        "folder": local,
+        "model": None if local else identity.model,
+        "pretrained": identity.pretrained,
+        "sha256": identity.sha256,
+        "fingerprint": identity.fingerprint(),
+    }
+    _save(pipeline, folder, {"sampling": pipeline.sampling, "clip": clip})
+
+
+def save_captioner(captioner: Captioner, folder: Path) -> None:
+    """Write all of it, config.json last."""
+    _save(captioner, folder, {})
+
+
+def _save(pipeline: ClipGen | Captioner, folder: Path, more: dict[str, Any]) -> None:
     save_weights(pipeline.vqgan.state_dict(), folder / "tokenizer.safetensors")
     save_weights(pipeline.transformer.state_dict(), folder / "transformer.safetensors")
     for name, content in ({STATISTICS: None, BANK: None, TEXT: None} | pipeline.own_files()).items():
@@ -83,17 +128,10 @@ def save(pipeline: ClipGen, folder: Path) -> None:
                 path.write_bytes(content)
         else:
             save_weights(content, folder / name)
-    clip = {
-        "folder": local,
-        "model": None if local else identity.model,
-        "pretrained": identity.pretrained,
-        "sha256": identity.sha256,
-        "fingerprint": identity.fingerprint(),
-    }
     with replacing(folder / "README.md") as path:
         path.write_text(pipeline.card(), encoding="utf-8")
     config = {"format": FORMAT, "kind": pipeline.kind, "settings": pipeline.settings}
-    write_json(folder / "config.json", config | {"sampling": pipeline.sampling, "clip": clip})
+    write_json(folder / "config.json", config | more)
 
 
 def _copy_clip(clip: FrozenClip, source: Path, target: Path) -> ClipIdentity:

@@ -37,7 +37,21 @@ class SampleConfig(Generate):
     candidates: int | None = None
     keep: int | None = None
     rerank: str | None = None
+    captioner: str | None = None
     out: str = "samples"
+
+
+@dataclass
+class CaptionConfig:
+    model: str = MISSING
+    image: str = MISSING
+    n: int = 1
+    seed: int = 0
+    temperature: float | None = None
+    top_k: int = 0
+    top_p: float = 1.0
+    out: str | None = None
+    device: str = "auto"
 
 
 @dataclass
@@ -75,6 +89,7 @@ class EvaluateConfig(Generate):
     perceptual_weights: str | None = None
     fid_weights: str | None = None
     dinov2_weights: str | None = None
+    captioner: str | None = None
     nearest: int = 64
     clip: ClipChoice = field(default_factory=ClipChoice)
 
@@ -99,9 +114,10 @@ class DrawConfig:
 @dataclass
 class ExportConfig:
     stage: str = "transformer"
+    task: str = "image"
     name: str = "run"
     run: str = "outputs/${name}"
-    out: str = "${run}/model"
+    out: str | None = None  # null: model in the run, or captioner
     bank: int = 10_000
     tokenizer: TokenizerFile = field(default_factory=TokenizerFile)
     transformer: TransformerFile = field(default_factory=TransformerFile)
@@ -149,6 +165,7 @@ class ReportConfig:
 
 SCHEMAS = {
     "sample_schema": SampleConfig,
+    "caption_schema": CaptionConfig,
     "evaluate_schema": EvaluateConfig,
     "draw_schema": DrawConfig,
     "export_schema": ExportConfig,

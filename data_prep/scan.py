@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clipgen.errors import UserError
 from data_prep import tars
-from data_prep.decode import HEAD_BYTES, could_be_image
+from data_prep.decode import HEAD_BYTES, claims_to_be_image, could_be_image
 
 LITTER = frozenset({"Thumbs.db", "ehthumbs.db", "desktop.ini", "Desktop.ini", "Icon\r", "__MACOSX"})
 
@@ -67,6 +67,11 @@ def require_images(folder: str | Path) -> None:
         f"images={folder} has {count} files but no image, the first is {first!r}{passed_over}; "
         "give the folder that holds your images"
     )
+
+
+def looks_like_image(folder: str | Path, file: SourceFile) -> bool:
+    """Whether a file is an image by its name or its first bytes, and not set aside from the start."""
+    return file.reason is None and (claims_to_be_image(file.path) or _could_be_image(Path(folder), file))
 
 
 def walk(folder: str | Path, over: PassedOver | None = None) -> Iterator[SourceFile]:

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from clipgen.caption_pipeline import Captioner
 from clipgen.cli.machine import describe, pick_device
 from clipgen.data.transforms import to_uint8
+from clipgen.evaluation.bootstrap import paired_difference
 from clipgen.pipeline import ClipGen
 from clipgen.shapes.judge import judge_many
 from clipgen.shapes.prompts import Prompt, development_prompts
@@ -38,12 +40,16 @@ def figure(values: list[float]) -> dict:
     }
 
 
-def rerank(pipeline: ClipGen, prompts: list[Prompt], candidates: int, keep: int) -> dict:
-    """Per arm and attribute the share of right pictures of a prompt, over the prompts."""
+def rerank(
+    pipeline: ClipGen, prompts: list[Prompt], candidates: int, keep: int, captioner: Captioner | None
+) -> tuple[dict, dict]:
+    """Per arm and attribute the share of right pictures of a prompt, over the prompts, and what each arm gains."""
     texts = [prompt.text for prompt in prompts]
     kept = {"none": pipeline.generate(texts, keep)}
     kept |= {arm: pipeline.generate_best(texts, candidates, keep, arm) for arm in ("clip", "self")}
-    arms = {}
+    if captioner is not None:
+        kept["caption"] = pipeline.generate_best(texts, candidates, keep, "caption", captioner=captioner)
+    arms, every = {}, {}
     for arm, images in kept.items():
         verdicts = judge_many(np.asarray(image) for image in images)
         shares: dict[str, list[float]] = {}
@@ -52,7 +58,16 @@ def rerank(pipeline: ClipGen, prompts: list[Prompt], candidates: int, keep: int)
             for name in judged[0]:
                 shares.setdefault(name, []).append(float(np.mean([each[name] for each in judged])))
         arms[arm] = {f"judge.{name}": figure(values) for name, values in shares.items()}
-    return arms
+        every[arm] = shares["all"]
+    pairs = [(arm, than) for arm in every for than in ("none", "clip") if arm not in ("none", than)]
+    gains = {f"{arm} - {than}": gain(every[arm], every[than]) for arm, than in pairs}
+    return arms, gains
+
+
+def gain(values: list[float], others: list[float]) -> dict:
+    """The mean difference of the same prompts, with its 95 % interval over them."""
+    found = paired_difference([values], [others])
+    return {"mean": round(found.mean, 4), "low": round(found.low, 4), "high": round(found.high, 4), "n": found.n}
 
 
 @torch.inference_mode()
@@ -97,12 +112,15 @@ def main() -> None:
     parser.add_argument("model")
     for name, value in (("prompts", 24), ("candidates", 16), ("keep", 4)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--captioner", help="a captioner's model folder, for rerank=caption")
     parser.add_argument("--name", default="rerank", help="of the file in docs/results")
     given = parser.parse_args()
     pipeline = ClipGen.from_pretrained(given.model)
     every = development_prompts()
     prompts = every[:: len(every) // given.prompts][: given.prompts]
     about = describe(pick_device("cpu"))
+    captioner = Captioner.from_pretrained(given.captioner) if given.captioner else None
+    arms, gains = rerank(pipeline, prompts, given.candidates, given.keep, captioner)
     content = {
         "command": " ".join(["python", *sys.argv]),
         "hardware": about["device"],
@@ -110,12 +128,13 @@ def main() -> None:
         "commit": about["commit"],
         "seeds": [0],
         "sampling": pipeline.sampling,
-        "arms": rerank(pipeline, prompts, given.candidates, given.keep),
+        "arms": arms,
+        "gains": gains,
         "agreement": agreement(pipeline, [prompt.text for prompt in prompts]),
     }
     content_text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     (RESULTS / f"{given.name}.json").write_text(content_text, encoding="utf-8")
-    print(json.dumps(content["arms"] | content["agreement"], indent=1))
+    print(json.dumps(content["arms"] | content["gains"] | content["agreement"], indent=1))
 
 
 if __name__ == "__main__":

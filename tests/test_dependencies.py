@@ -132,7 +132,7 @@ def test_a_package_is_known_in_its_homes_only(package, homes):
         ("clipgen/page.py", ()),
         ("clipgen/picture.py", ()),
         ("clipgen/schedule.py", ()),
-        ("clipgen/__init__.py", ("clipgen.pipeline",)),
+        ("clipgen/__init__.py", ("clipgen.pipeline", "clipgen.caption_pipeline")),
         (
             "clipgen/pipeline.py",
             (
@@ -145,10 +145,18 @@ def test_a_package_is_known_in_its_homes_only(package, homes):
             ("clipgen.pipeline", "clipgen.clip", "clipgen.tokenizer", "clipgen.paired", "clipgen.errors"),
         ),
         (
+            "clipgen/caption_pipeline.py",
+            (
+                "clipgen.pipeline", "clipgen.pretrained", "clipgen.tokenizer", "clipgen.transformer", "clipgen.paired",
+                "clipgen.checkpoint", "clipgen.data", "clipgen.errors",
+            ),
+        ),
+        (
             "clipgen/pretrained.py",
             (
-                "clipgen.pipeline", "clipgen.paired_pipeline", "clipgen.clip", "clipgen.tokenizer",
-                "clipgen.transformer", "clipgen.paired", "clipgen.checkpoint", "clipgen.data", "clipgen.errors",
+                "clipgen.pipeline", "clipgen.paired_pipeline", "clipgen.caption_pipeline", "clipgen.clip",
+                "clipgen.tokenizer", "clipgen.transformer", "clipgen.paired", "clipgen.checkpoint", "clipgen.data",
+                "clipgen.errors",
             ),
         ),
         (

@@ -372,11 +372,22 @@ def test_a_negative_prompt_takes_the_place_of_the_null(pipeline):
 # candidates, given tokens
 
 
-@pytest.mark.parametrize("rerank", ["clip", "self"])
+class Brightest:
+    """In a captioner's place: the brighter an image, the less its loss, whatever the text."""
+
+    def caption_loss(self, images, texts) -> list[float]:
+        assert texts == [PROMPTS[i // 6] for i in range(12)]
+        return [-float(np.asarray(image).mean()) for image in images]
+
+
+@pytest.mark.parametrize("rerank", ["clip", "self", "caption"])
 def test_the_best_of_the_candidates_come_back_the_best_first(pipeline, rerank):
     every = pipeline.generate(PROMPTS[:2], n=6, seed=1)
-    best = pixels(pipeline.generate_best(PROMPTS[:2], 6, 2, rerank, seed=1))
-    if rerank == "clip":
+    captioner = Brightest() if rerank == "caption" else None
+    best = pixels(pipeline.generate_best(PROMPTS[:2], 6, 2, rerank, seed=1, captioner=captioner))
+    if rerank == "caption":
+        scores = [np.asarray(image).mean() for image in every]
+    elif rerank == "clip":
         scores = pipeline.scores(every, [PROMPTS[i // 6] for i in range(12)])
     else:
         condition_BE = pipeline._text_conditions(PROMPTS[:2]).repeat_interleave(6, 0)
@@ -434,7 +445,9 @@ def test_bf16_is_near(pipeline):
     ("call", "wanted"),
     [
         (lambda p: p.generate_best(PROMPTS, 2, 3), "keep=3 of candidates=2; keep at least 1 and at most all of them"),
-        (lambda p: p.generate_best(PROMPTS, 2, 1, "beauty"), "rerank=beauty is unknown; take clip or self"),
+        (lambda p: p.generate_best(PROMPTS, 2, 1, "beauty"), "rerank=beauty is unknown; take clip or self or caption"),
+        (lambda p: p.generate_best(PROMPTS, 2, 1, "caption"), "rerank=caption needs a captioner"),
+        (lambda p: p.generate_best(PROMPTS, 2, 1, captioner=Brightest()), "rerank=clip asks no captioner"),
         (lambda p: p.generate(PROMPTS, guidance_schedule="linear"), "guidance_schedule=linear is unknown; take"),
         (lambda p: p.generate(PROMPTS, precision="fp8"), "precision=fp8 is unknown; take fp32 or bf16"),
         (lambda p: p.generate(PROMPTS, min_p=1.5), "min_p=1.5 is out of range"),

@@ -6,19 +6,19 @@ from typing import Any
 
 import torch
 
+from clipgen.caption_pipeline import Captioner
 from clipgen.check import check_sampling
-from clipgen.checkpoint import read_checkpoint, submodule, weights_sha256
+from clipgen.checkpoint import weights_sha256
 from clipgen.cli.build import load_clip_once, load_tokenizer, load_transformer, tokenizer_path
-from clipgen.cli.imports import check_inputs
+from clipgen.cli.imports import check_inputs, read_paired
 from clipgen.cli.latents import check_latents
 from clipgen.cli.say import say
 from clipgen.clip.frozen import FrozenClip
 from clipgen.config import asdict_of
 from clipgen.data.manifest import Manifest
 from clipgen.errors import UserError
+from clipgen.paired.captioner import CaptionTransformer
 from clipgen.paired.model import PairedTransformer
-from clipgen.paired.text import FILE as TEXT
-from clipgen.paired.text import Text
 from clipgen.paired_pipeline import PairedGen
 from clipgen.pipeline import ClipGen
 from clipgen.tokenizer.vqgan import VQGAN
@@ -32,9 +32,9 @@ def transformer_checkpoint(folder: Path) -> Path:
     return best if best.exists() else folder / "last.ckpt"
 
 
-def export(cfg, tokenizer: Path, transformer: Path, latents: Path, out: Path, stage: str = "transformer") -> ClipGen:
+def export(cfg, tokenizer: Path, transformer: Path, latents: Path, out: Path, stage: str = "transformer"):
     """A folder that needs nothing else: safetensors, config, model card, and the CLIP where it is a local one."""
-    pipeline = ASSEMBLERS[stage](cfg, tokenizer, transformer, latents)
+    pipeline = {**ASSEMBLERS, "caption": assemble_captioner}[stage](cfg, tokenizer, transformer, latents)
     pipeline.save_pretrained(out)
     return pipeline
 
@@ -45,9 +45,7 @@ def assemble_stage(cfg, folder: Path, device: str | torch.device = "cpu") -> Cli
     return ASSEMBLERS[stage](cfg, tokenizer_path(cfg), transformer_checkpoint(folder), Path(cfg.latents), device)
 
 
-def assemble(
-    cfg, tokenizer: Path, transformer: Path, latents: Path, device: str | torch.device = "cpu"
-) -> ClipGen:
+def assemble(cfg, tokenizer: Path, transformer: Path, latents: Path, device: str | torch.device = "cpu") -> ClipGen:
     """The generator of two checkpoints, with the statistics of the latents; UserError where they do not fit."""
     clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
     vqgan, vqgan_settings, sha256 = load_tokenizer(tokenizer, cfg.tokenizer.ckpt_config)
@@ -67,26 +65,34 @@ def assemble(
     )  # fmt: skip
 
 
-def assemble_paired(
-    cfg, tokenizer: Path, paired: Path, latents: Path, device: str | torch.device = "cpu"
-) -> PairedGen:
+def assemble_paired(cfg, tokenizer: Path, paired: Path, latents: Path, device: str | torch.device = "cpu") -> PairedGen:
     """The generator of a tokenizer and of a checkpoint of stage=paired, with the text.model beside it."""
     clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
     vqgan, vqgan_settings, sha256 = load_tokenizer(tokenizer, cfg.tokenizer.ckpt_config)
-    checkpoint = read_checkpoint(paired, "paired")
-    kept = checkpoint["clipgen"]
-    settings, text = kept["settings"]["paired"], Text.load(paired.parent / TEXT)
+    settings, weights, inputs, text = read_paired(paired, "paired")
     _check_fits(paired, settings, vqgan, tokenizer)
     check_sampling(cfg.sampling, cfg.bank, vqgan.quantizer.codebook_size)
-    of_text = text.sha256, str(paired.parent / TEXT)
-    check_inputs(paired, kept["inputs"], {"tokenizer": (sha256, str(tokenizer)), "text": of_text})
+    check_inputs(paired, inputs, {"tokenizer": (sha256, str(tokenizer))})
     model = PairedTransformer(**settings)
-    model.load_state_dict(submodule(checkpoint, "transformer"))
+    model.load_state_dict(weights)
     sampling = fitting(asdict_of(cfg.sampling), model)
     return PairedGen(vqgan, model, clip, text, sampling, {"tokenizer": vqgan_settings, "paired": settings}, device)
 
 
-ASSEMBLERS = {"transformer": assemble, "paired": assemble_paired}
+def assemble_captioner(
+    cfg, tokenizer: Path, caption: Path, latents: Path, device: str | torch.device = "cpu"
+) -> Captioner:
+    """The captioner of a tokenizer and of a checkpoint of stage=paired task=caption, with the text.model beside it."""
+    vqgan, vqgan_settings, sha256 = load_tokenizer(tokenizer, cfg.tokenizer.ckpt_config)
+    settings, weights, inputs, text = read_paired(caption, "caption")
+    _check_fits(caption, settings, vqgan, tokenizer)
+    check_inputs(caption, inputs, {"tokenizer": (sha256, str(tokenizer))})
+    model = CaptionTransformer(**settings)
+    model.load_state_dict(weights)
+    return Captioner(vqgan, model, text, {"tokenizer": vqgan_settings, "paired": settings}, device)
+
+
+ASSEMBLERS = {"transformer": assemble, "paired": assemble_paired}  # of generators
 
 
 def _check_fits(path: Path, settings: dict[str, Any], vqgan: VQGAN, tokenizer: Path, clip: FrozenClip | None = None):

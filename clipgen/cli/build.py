@@ -104,14 +104,14 @@ def transformer_settings(cfg: TransformerModel, grid, codebook_size: int, embed_
 
 
 def paired_settings(cfg: Config, grid, codebook_size: int, pieces: int, text_length: int) -> dict[str, Any]:
-    """What `PairedTransformer(**settings)` takes."""
+    """What `PairedTransformer(**settings)` takes, and `CaptionTransformer(**settings)`."""
     m, p = cfg.transformer, cfg.paired
     own = {key: value for key, value in asdict_of(m).items() if key in PAIRED_KEYS}
     own |= {"sandwich": p.sandwich, "pb_relax": p.pb_relax, "shrink_gradient": p.shrink_gradient}
     if p.window:  # as ever: what was trained before there was a choice is not trained again
         own |= {"window": p.window, "pivots": p.pivots}
     sizes = {"grid": list(grid), "codebook_size": codebook_size, "pieces": pieces, "text_length": text_length}
-    return sizes | own | {"text_drop_prob": m.cond_drop_prob}
+    return sizes | own | {"text_drop_prob": 0.0 if cfg.task == "caption" else m.cond_drop_prob}
 
 
 def load_tokenizer(path: str | Path, yaml: str | Path | None = None) -> tuple[VQGAN, dict[str, Any], str]:

@@ -10,7 +10,10 @@ from clipgen.errors import UserError
 
 
 def main(cfg: Config) -> None:
+    import torch
+
     from clipgen.cli.arms import check_captions, cost_of, find_arms, typed_words
+    from clipgen.cli.extractors import captioner_of
     from clipgen.cli.run import use_threads
     from clipgen.cli.say import say
     from clipgen.config import complete
@@ -18,6 +21,7 @@ def main(cfg: Config) -> None:
 
     cfg = complete(cfg)
     check_comparison(cfg)
+    captioner_of(cfg.compare.captioner, torch.device("cpu"))  # what is wrong with it is said before hours of training
     use_threads(cfg)
     compared = Compared(cfg, typed_words())
     compared.pack()
@@ -44,8 +48,10 @@ def main(cfg: Config) -> None:
 
 def check_comparison(cfg: Config) -> None:
     """UserError for what no type can hold."""
+    from clipgen.check import check_task
     from clipgen.evaluation.compare import REFERENCE
 
+    check_task(cfg)
     c: Comparison = cfg.compare
     for key, least in (("steps", 1), ("jobs", 1), ("trials", 1), ("development", 1), ("test", 1), ("prompts", 1)):
         if (value := getattr(c, key)) < least:

@@ -9,12 +9,12 @@ import torch
 from clipgen.cli.build import load_clip_once
 from clipgen.cli.evaluate_generator import compared as figures_of
 from clipgen.cli.evaluate_generator import pictures_of
-from clipgen.cli.extractors import extractors
+from clipgen.cli.extractors import captioner_of, extractors
 from clipgen.cli.machine import pick_device
 from clipgen.data.atomic import fingerprint, write_json
 from clipgen.data.module import ImageData
 from clipgen.evaluation.extractors import of_clip
-from clipgen.evaluation.metrics import Figure, Pictures, clip_score
+from clipgen.evaluation.metrics import Figure, Pictures, caption_loss, clip_score
 from clipgen.tools import ClipChoice, EvaluateConfig
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 KEPT = "figures.json"  # beside the pictures that they are of
 REFERENCE = 2000  # validation pictures, at most
 HIGHER = ("precision", "recall", "density", "coverage", "is", "clip.score")
-LOWER = ("fid_k", "cmmd")
+LOWER = ("fid_k", "cmmd", "caploss")
 DISTANCES = {"clip": "FD-CLIP", "inception": "FID", "dinov2": "FD-DINOv2"}
 TITLES = {
     "is": "Inception score", "cmmd": "CMMD", "diversity": "Variety in a prompt", "clip.score": "CLIP score",
-    "nearest.mean": "Nearest training picture, mean", "nearest.least": "… least",
+    "caploss": "CapLoss", "nearest.mean": "Nearest training picture, mean", "nearest.least": "… least",
     "nearest.held_out.mean": "… of held-out pictures, mean", "nearest.held_out.least": "… least",
 }  # fmt: skip
 
@@ -41,6 +41,9 @@ class PictureFigures:
         choice = ClipChoice(c.judge_model, c.judge_pretrained)
         self.how = EvaluateConfig("", clip=choice, fid_weights=c.fid_weights, dinov2_weights=c.dinov2_weights)
         at_hand, self.left_out = extractors(self.how, device)
+        self.captioner = captioner_of(c.captioner, device)
+        if self.captioner is None:
+            self.left_out["caploss"] = "needs compare.captioner=FOLDER, a captioner"
         self.conditioning = load_clip_once(cfg.clip.model, cfg.clip.pretrained).identity.fingerprint()
         if "clip" not in at_hand:
             self.left_out.pop("clip", None)
@@ -55,7 +58,7 @@ class PictureFigures:
     def of(self, job: "Job", test: dict[str, Any]) -> dict[str, Any]:
         """The test with figures of each prompt among its `values`, figures `of_sets`, and which are `circular`."""
         path = self.compared.folder(job) / KEPT
-        judges = sorted(each.fingerprint for each in self.at_hand.values())
+        judges = sorted(each.fingerprint for each in (*self.at_hand.values(), self.captioner) if each is not None)
         key = fingerprint([test["key"], judges, self.data.manifest.content, self.compared.cfg.compare.test])[:24]
         kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if kept.get("key") != key:
@@ -84,9 +87,13 @@ class PictureFigures:
         figures = {name.replace("clip.", "", 1).replace("circular.", ""): figure for name, figure in found.items()}
         score, values_Pn = clip_score(samples, prompts, self.at_hand["clip"].network.clip)
         figures["clip.score"] = score
+        by_prompt = {"clip.score": values_Pn.mean(1).tolist()}
+        if self.captioner is not None:
+            figures["caploss"], values_Pn = caption_loss(samples, prompts, self.captioner)
+            by_prompt["caploss"] = values_Pn.mean(1).tolist()
         return {
             "figures": {name: figure._asdict() for name, figure in figures.items()}, "left_out": left_out,
-            "by_prompt": {"clip.score": values_Pn.mean(1).tolist()},
+            "by_prompt": by_prompt,
         }  # fmt: skip
 
 

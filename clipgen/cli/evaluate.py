@@ -31,14 +31,14 @@ def main(cfg: EvaluateConfig) -> float | None:
             "shards=FOLDER, pictures to compare with"
         )
     from clipgen.cli.evaluate_generator import captions, compared, held_out, pictures_of, scored, show
-    from clipgen.cli.extractors import extractors
+    from clipgen.cli.extractors import captioner_of, extractors
     from clipgen.cli.machine import pick_device
     from clipgen.cli.say import say_cut
     from clipgen.clip.texts import read_texts
     from clipgen.data.atomic import write_json
     from clipgen.data.transforms import sides
     from clipgen.evaluation.fidelity import reconstruction
-    from clipgen.evaluation.metrics import Pictures
+    from clipgen.evaluation.metrics import Pictures, caption_loss
     from clipgen.pipeline import ClipGen
 
     pipeline = ClipGen.from_pretrained(cfg.model, pick_device(cfg.device))
@@ -52,6 +52,7 @@ def main(cfg: EvaluateConfig) -> float | None:
         )
     texts, images = [], []
     at_hand, missing = extractors(cfg, pipeline.device)
+    captioner = captioner_of(cfg.captioner, pipeline.device)
     data = held_out(cfg, cfg.shards, pipeline.vqgan) if cfg.shards else None
     if cfg.prompts:
         texts = read_texts(cfg.prompts, f"prompts={cfg.prompts}", "prompt")
@@ -85,6 +86,10 @@ def main(cfg: EvaluateConfig) -> float | None:
             found, without = compared(cfg, samples, pictures_of(data), len(texts), data, at_hand)
             told |= found
             left_out |= missing | without
+        if captioner is not None:
+            told["caploss"] = caption_loss(samples, texts, captioner)[0]
+        elif data:
+            left_out["caploss"] = "needs captioner=FOLDER, a captioner"
         if cfg.out:
             show(cfg, images, texts)
     metrics |= {name: figure.value for name, figure in told.items()}
@@ -94,5 +99,5 @@ def main(cfg: EvaluateConfig) -> float | None:
         print(f"{name:<30}{'left out':<12}{why}")
     if cfg.out:
         about = {"how": {name: figure._asdict() for name, figure in told.items()}, "left_out": left_out}
-        write_json(Path(cfg.out), metrics | (about if data else {}))
+        write_json(Path(cfg.out), metrics | (about if data or told else {}))
     return metrics.get("judge.all", metrics.get("clip.score", metrics.get("vqgan.psnr")))

@@ -59,7 +59,7 @@ def compared(
     at_hand: dict[str, Extractor],
 ) -> tuple[dict[str, Figure], dict[str, str]]:
     """Figures by EXTRACTOR.NAME (EXTRACTOR.circular.NAME where its CLIP conditioned), and what is left out."""
-    figures, left_out, measured = {}, {"caploss": "needs a captioner, which this command has none of"}, set()
+    figures, left_out, measured = {}, {}, set()
     for extractor in at_hand.values():
         found, without = against(samples, reference, extractor, prompts)
         for name, figure in found.items():

@@ -1,17 +1,21 @@
 """The networks whose features sets of pictures are compared by, from local files; nothing is downloaded."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
+from clipgen import caption_pipeline
 from clipgen.checkpoint import UNREADABLE, read_weights
 from clipgen.cli.build import load_clip_once
 from clipgen.data.atomic import sha256_file
 from clipgen.errors import UserError
 from clipgen.evaluation.extractors import Extractor, of_clip
+from clipgen.evaluation.metrics import Captioner
 from clipgen.tools import EvaluateConfig
 
 DINOV2 = {384: "small", 768: "base", 1024: "large"}  # by the width of the file's class token
@@ -37,6 +41,18 @@ def extractors(cfg: EvaluateConfig, device: torch.device) -> tuple[dict[str, Ext
     for each in found.values():
         each.network.to(device)
     return found, left_out
+
+
+def captioner_of(folder: str | None, device: torch.device) -> Captioner | None:
+    """The captioner of a model folder as metrics ask it, or none; UserError where it cannot be read."""
+    if folder is None:
+        return None
+    by = caption_pipeline.Captioner.from_pretrained(folder, device)
+
+    def loss(image_BHWC: Tensor, texts: Sequence[str]) -> Tensor:
+        return torch.tensor(by.caption_loss([Image.fromarray(pixels) for pixels in image_BHWC.numpy()], texts))
+
+    return Captioner(folder, by.fingerprint, loss)
 
 
 class _First(nn.Module):

@@ -19,12 +19,13 @@ VERBS = {
     "gap": "how far texts lie from images, in numbers and a picture",
     "compare": "ways to train, side by side: as many FLOPs each, judged alike",
     "sample": "prompts → images",
+    "caption": "images → captions, by a paired model trained for it",
     "evaluate": "a generator judged on the demo world's prompts, or a tokenizer on held-out images",
     "export": "a self-contained model folder of a run",
     "report": "one page for a run, a sweep or a comparison",
 }
 # Verbs whose settings stand apart: `model` is a folder for them and a config group for the others.
-TOOLS = ("sample", "evaluate", "draw", "verify", "browse", "gap", "report")
+TOOLS = ("sample", "caption", "evaluate", "draw", "verify", "browse", "gap", "report")
 SWEPT = ("run", "train")  # verbs of which each job of a sweep is a process with a folder of its own
 HELP = ("-h", "--help", "help")
 

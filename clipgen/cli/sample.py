@@ -33,25 +33,38 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
         raise UserError(f"rerank={cfg.rerank} has nothing to rank; give candidates=32, or leave it out")
     if cfg.candidates is not None and (cfg.image or cfg.mix):
         raise UserError(f"candidates={cfg.candidates} are ranked by a prompt; leave out {file}")
+    if cfg.rerank == "caption" and cfg.captioner is None:
+        raise UserError(
+            "rerank=caption needs captioner=FOLDER, as `clipgen export stage=paired task=caption` makes it; or take "
+            "rerank=clip"
+        )
+    if cfg.captioner is not None and cfg.rerank != "caption":
+        raise UserError(f"captioner={cfg.captioner} has nothing to rank; give candidates=32 rerank=caption too")
     parts = read_mix(cfg.mix) if cfg.mix else []
     for text in [*texts, *([] if cfg.negative is None else [cfg.negative])]:
         if not text.strip():
             raise UserError('a prompt is empty (""); say what the image shows')
     if not (Path(cfg.model) / "config.json").is_file():
         raise UserError(f"model={cfg.model} is no model folder; give one that a run made, such as outputs/NAME/model")
+    if cfg.captioner is not None and not (Path(cfg.captioner) / "config.json").is_file():
+        raise UserError(f"captioner={cfg.captioner} is no model folder; give one such as outputs/NAME/captioner")
 
     from tqdm import tqdm
 
+    from clipgen.caption_pipeline import Captioner
     from clipgen.cli.machine import pick_device
     from clipgen.data.atomic import replacing
     from clipgen.picture import image_grid
     from clipgen.pipeline import ClipGen
 
     pipeline = ClipGen.from_pretrained(cfg.model, pick_device(cfg.device))
+    captioner = None if cfg.captioner is None else Captioner.from_pretrained(cfg.captioner, pipeline.device)
     sampling = {key: cfg[key] for key in GENERATION}
     negative = [] if cfg.negative is None else [cfg.negative]
     asked = [*texts, *negative, *(value for value, kind, _ in parts if kind == "text")]
     say_cut(pipeline, asked, pipeline.reader)
+    if captioner is not None:
+        say_cut(captioner, texts, "the captioner")
     each = cfg.n if cfg.candidates is None or cfg.keep is None else cfg.keep
     made = (cfg.candidates or cfg.n) * max(len(texts), 1)
     began = time.perf_counter()
@@ -66,6 +79,7 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
             opened = [(open_image(value, file) if kind == "image" else value, weight) for value, kind, weight in parts]
             images = pipeline.mix(opened, each, cfg.seed, **how)
         elif cfg.candidates is not None:
+            how["captioner"] = captioner
             images = pipeline.generate_best(texts, cfg.candidates, each, cfg.rerank or "clip", cfg.seed, **how)
         else:
             images = pipeline.generate(texts, each, cfg.seed, **how)
@@ -86,7 +100,7 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
         line |= {"mix": parts or None, "negative": cfg.negative}
         line |= {"number": i % each, "seed": cfg.seed, "settings": used, "model": cfg.model, "clip_score": score}
         if cfg.candidates is not None:
-            line |= {"candidates": cfg.candidates, "rerank": cfg.rerank or "clip"}
+            line |= {"candidates": cfg.candidates, "rerank": cfg.rerank or "clip", "captioner": cfg.captioner}
         lines.append(line | {"clip_score_by": by})
     with replacing(out / "samples.jsonl") as path:
         path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")

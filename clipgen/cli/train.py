@@ -17,7 +17,9 @@ def main(cfg: Config) -> float | None:
     if cfg.stage not in STAGES:
         raise UserError(f"stage={cfg.stage} is no stage; take one of {', '.join(STAGES)}")
     check(cfg)
-    folder = job_folder(cfg) / cfg.stage
+    if cfg.task == "caption" and is_figure(cfg.metric):
+        raise UserError(f"metric={cfg.metric} is a figure of images, of which a captioner makes none; leave it out")
+    folder = job_folder(cfg) / ("caption" if cfg.task == "caption" else cfg.stage)
     if cfg.trainer.devices > 1 and not launched():
         launch(cfg.trainer.devices, ["train", *sys.argv[1:]])
         return best_score(folder)
@@ -45,7 +47,7 @@ def main(cfg: Config) -> float | None:
         judge(cfg, folder)
     score = best_score(folder)
     shown = "" if score is None else f", val/loss {score:.4f}"
-    say(f"{cfg.stage}: done in {record.seconds:.0f} s{shown}; it is in {folder}")
+    say(f"{folder.name}: done in {record.seconds:.0f} s{shown}; it is in {folder}")
     return score
 
 

@@ -165,7 +165,7 @@ def caption_loss(samples: Pictures, prompts: Sequence[str], captioner: Captioner
     losses = [captioner.loss(part, texts[i * BATCH : (i + 1) * BATCH]).float().cpu() for i, part in enumerate(parts)]
     values_Pn = torch.cat(losses).view(len(prompts), -1).numpy()
     by = f"nats a token by the captioner {captioner.name}"
-    return _figure(values_Pn.mean(), by, samples, "as the captioner takes them", None, "", captioner), values_Pn
+    return _figure(values_Pn.mean(), by, samples, "to its size (centre, Lanczos)", None, "", captioner), values_Pn
 
 
 def copies(sets: Mapping[str, Tensor], training: Iterable[Mapping[str, Tensor]], name: str) -> dict[str, Figure]:

@@ -3,7 +3,11 @@
 Texts differ in length; padding stands on the left, so that an image's tokens have the same places in every row.
 `[EOI1]` has its number, but no model is asked for it: where an image ends is known.
 
-B batch, P prefix tokens: text_length + 3
+For captions text and image change places (section 3.3): `[BASE] [BOI1] image [EOI1] [ROI1] text`, as the released code
+has it (generate_samples.py, image2text). There a caption has a fixed length; here `[BASE]` ends it, as it ends a text
+before an image, and padding stands behind it, where nothing looks.
+
+B batch, P prefix tokens: text_length + 3, S a caption's tokens: text_length + 2
 """
 
 from collections.abc import Sequence
@@ -44,3 +48,12 @@ class Layout:
             own = [first, *(self.codebook_size + piece for piece in pieces[: self.text_length]), base, begin]
             row_P[self.n_prefix - len(own) :] = torch.tensor(own)
         return text_BP
+
+    def captions(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        """(B, S): `[ROI1] text [BASE] [PAD] …` of each text's pieces, to stand behind an image."""
+        pad, first, base = (self.command(name) for name in ("PAD", "ROI1", "BASE"))
+        text_BS = torch.full((len(texts), self.text_length + 2), pad)
+        for row_S, pieces in zip(text_BS, texts, strict=True):
+            own = [first, *(self.codebook_size + piece for piece in pieces[: self.text_length]), base]
+            row_S[: len(own)] = torch.tensor(own)
+        return text_BS

@@ -26,6 +26,11 @@ def weighted(text_BT: Tensor, counts_BT: Tensor, image_BL: Tensor, text_scale: f
     return (above_B / (scale_BT.sum(1) + image_scale * image_BL.shape[1])).mean()
 
 
+def means_of_rows(values_BT: Tensor, counts_BT: Tensor) -> Tensor:
+    """Of each row the mean of those that count, (B,)."""
+    return (values_BT * counts_BT).sum(1) / counts_BT.sum(1).clamp(min=1)
+
+
 def mean_where(values_BT: Tensor, counts_BT: Tensor) -> Tensor:
     """The mean of those that count; 0 where none does."""
     return (values_BT * counts_BT).sum() / counts_BT.sum().clamp(min=1)

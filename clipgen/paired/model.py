@@ -16,8 +16,8 @@ from clipgen.transformer.cache import KVCache
 from clipgen.transformer.model import CausalTransformer
 
 
-class PairedTransformer(CausalTransformer):
-    """Causal model of a text's pieces and then of an image's tokens.
+class TextAndImage(CausalTransformer):
+    """The parts of a model of texts and images, whichever comes first: weights of one order can go on in the other.
 
     `sandwich` (Sandwich-LN), `pb_relax` and `shrink_gradient` are what kept CogView's 4 B parameters stable in fp16.
     With shrink α < 1 the embedding's gradient is α of its own: emb = α · emb + (1 - α) · detach(emb) (section 2.4;
@@ -59,6 +59,15 @@ class PairedTransformer(CausalTransformer):
         for head in (self.head, self.text_head):
             nn.init.zeros_(head.weight)
 
+    def shrunk(self, embedded: Tensor) -> Tensor:
+        if self.shrink_gradient == 1:
+            return embedded
+        return embedded * self.shrink_gradient + embedded.detach() * (1 - self.shrink_gradient)
+
+
+class PairedTransformer(TextAndImage):
+    """Causal model of a text's pieces and then of an image's tokens."""
+
     @property
     def knows_null(self) -> bool:
         """Whether it was trained without a text too, as guidance needs it."""
@@ -71,7 +80,7 @@ class PairedTransformer(CausalTransformer):
     def outputs(self, tokens_BL: Tensor, text_BP: Tensor, pivot_BYQ: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(Logits of prefix tokens 1 … P - 1, (B, P - 1, W); of the image's tokens, (B, L, V))."""
         prefix_BPD, hidden_BP = self.prefix(text_BP)
-        x_BTD = torch.cat([prefix_BPD, self._shrunk(self.embed(tokens_BL[:, :-1]))], 1)
+        x_BTD = torch.cat([prefix_BPD, self.shrunk(self.embed(tokens_BL[:, :-1]))], 1)
         features_BTD = self.run(x_BTD, 0, sight=self.sight(len(text_BP), hidden_BP, pivot_BYQ))
         text_BPD, image_BLD = features_BTD[:, : self.n_prefix - 1], features_BTD[:, self.n_prefix - 1 :]
         return self.text_head(text_BPD), self.head(image_BLD)
@@ -80,7 +89,7 @@ class PairedTransformer(CausalTransformer):
         """Of a text's numbers in the vocabulary (`Layout.prefix`): inputs (B, P, D), and which of them are padding."""
         hidden_BP = text_BP == self.layout.command("PAD")
         place_BP = (~hidden_BP).cumsum(1).sub(1).clamp(min=0)
-        return self._shrunk(self.embed(text_BP)) + self.place_of_text_PD[place_BP], hidden_BP
+        return self.shrunk(self.embed(text_BP)) + self.place_of_text_PD[place_BP], hidden_BP
 
     def null_prefix(self, batch: int) -> tuple[Tensor, Tensor]:
         """The prefix of an empty text."""
@@ -89,8 +98,3 @@ class PairedTransformer(CausalTransformer):
     def step(self, x_BSD: Tensor, cache: KVCache, order_BL: Tensor | None = None) -> Tensor:
         """Logits (B, V) of the image token after inputs `x_BSD`, which follow what `cache` holds."""
         return self.head(self.run(x_BSD, cache.length, cache, order_BL, cache.sight)[:, -1])
-
-    def _shrunk(self, embedded: Tensor) -> Tensor:
-        if self.shrink_gradient == 1:
-            return embedded
-        return embedded * self.shrink_gradient + embedded.detach() * (1 - self.shrink_gradient)

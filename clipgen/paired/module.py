@@ -1,6 +1,6 @@
-"""Training of the paired arm from cached latents and their captions.
+"""Training of the paired arm, and of captioning, from cached latents and their captions.
 
-B batch, P prefix tokens, L image tokens, W pieces and commands
+B batch, P prefix tokens, L image tokens, S tokens of a caption, W pieces and commands
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipgen.paired.loss import counted, losses_of_rows, mean_where, weighted
+from clipgen.paired.captioner import CaptionTransformer
+from clipgen.paired.loss import counted, losses_of_rows, mean_where, means_of_rows, weighted
 from clipgen.paired.model import PairedTransformer
 from clipgen.ranks import world_size
 from clipgen.schedule import seed_batch
@@ -79,3 +80,40 @@ class PairedModule(TokenModule):
         rows = len(image_BL)
         self.log("val/loss", image_BL.mean(), prog_bar=True, batch_size=rows)
         self.log("val/text", mean_where(text_BT, counts_BT), batch_size=rows)
+
+
+class CaptionModule(TokenModule):
+    """Cross-entropy of a caption's pieces, and of what ends it, given the image; nothing of the image is learnt.
+
+    `encode` takes captions to `Layout.captions` (B, S). `training` is what `TokenModule` takes.
+    """
+
+    stage = "caption"
+
+    def __init__(
+        self, transformer: CaptionTransformer, encode: Callable[[Sequence[str]], Tensor], steps: int, **training: Any
+    ):
+        super().__init__(transformer, steps, **training)
+        self.encode = encode
+
+    def draw(self, batch: dict) -> dict[str, Tensor]:
+        seed_batch(self.seed, self.batches, 1 + self.global_rank)  # dropout
+        return {"tokens_BL": batch["tokens"], "text_BS": self.encode(batch["caption"]).to(self.device)}
+
+    def losses(self, tokens_BL, text_BS) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean over rows of a row's mean, so that parts and ranks have the loss of the whole."""
+        loss = means_of_rows(*self._losses(tokens_BL, text_BS, self.label_smoothing, self.z_loss)).mean()
+        return loss, {"loss": loss.detach()}
+
+    def validation_step(self, batch: dict, _: int) -> None:
+        """`val/loss` is in nats a token."""
+        text_BS = self.encode(batch["caption"]).to(self.device)
+        loss = means_of_rows(*self._losses(batch["tokens"], text_BS)).mean()
+        self.log("val/loss", loss, prog_bar=True, batch_size=len(text_BS))
+
+    def _losses(self, tokens_BL, text_BS, *smoothing: float) -> tuple[Tensor, Tensor]:
+        """Nats of tokens 1 … S - 1 of a caption, and which of them count."""
+        layout, wanted_BT = self.transformer.layout, text_BS[:, 1:]
+        logits_BTW = self.transformer.outputs(tokens_BL, text_BS)
+        losses_BT = losses_of_rows(logits_BTW, wanted_BT - layout.codebook_size, *smoothing)
+        return losses_BT, wanted_BT != layout.command("PAD")

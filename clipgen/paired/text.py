@@ -76,3 +76,7 @@ class Text:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The numbers of each text's pieces, 0 … len - 1."""
         return self.pieces.Encode(list(texts), out_type=int)
+
+    def decode(self, pieces: Sequence[Sequence[int]]) -> list[str]:
+        """The texts of pieces."""
+        return self.pieces.Decode([list(own) for own in pieces])

@@ -117,3 +117,32 @@ def finished(pictures, tiny, tmp_path_factory) -> tuple[Path, Outcome]:
 @pytest.fixture(scope="session")
 def run_folder(finished) -> Path:
     return finished[0]
+
+
+@pytest.fixture(scope="session")
+def captioned(clipgen, run_folder, tiny, tmp_path_factory):
+    """Shards and latents of 60 pictures, 50 with captions, by the finished run's tokenizer. Not to be changed."""
+    folder = tmp_path_factory.mktemp("captioned")
+    (folder / "images").mkdir()
+    rows = ["file\tcaption"]
+    for i, (_, pixels, caption) in enumerate(world(60, 3, 32)):
+        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
+        rows += [f"{i}.png\t{caption}", f"{i}.png\tsome picture, {caption}"] if i % 6 else []
+    (folder / "captions.tsv").write_text("\n".join(rows))
+    for words in (
+        ["prep", f"images={folder / 'images'}", f"captions={folder / 'captions.tsv'}", "prep.val_fraction=0.2"],
+        ["encode", f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"],
+    ):
+        outcome = clipgen(*words, f"shards={folder / 'shards'}", f"latents={folder / 'latents'}", *tiny)
+        assert outcome.status == 0, outcome.error
+    return folder
+
+
+@pytest.fixture
+def train(clipgen, captioned, run_folder, tiny, tmp_path):
+    def train(*words: str, out=tmp_path, command=clipgen):
+        tokenizer = run_folder / "vqgan" / "last.ckpt"
+        inputs = [f"latents={captioned / 'latents'}", f"tokenizer.ckpt={tokenizer}", f"out={out}"]
+        return command("train", *tiny, *inputs, "stage=paired", *words)
+
+    return train

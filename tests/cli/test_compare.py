@@ -9,8 +9,13 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from clipgen import Captioner
 from clipgen.cli import asking, comparison, steps
 from clipgen.evaluation import worlds
+from clipgen.paired.captioner import CaptionTransformer
+from clipgen.paired.text import Text
+from clipgen.shapes.draw import world
+from clipgen.tokenizer.vqgan import VQGAN
 
 SMALL = (
     "tokenizer=small_f4", "model=clipgen_tiny", "clip=shapes_gapped", "world=shapes", "transformer.width=192",
@@ -132,6 +137,21 @@ def unmeasured(monkeypatch) -> None:
 
 
 @pytest.fixture
+def captioner(tmp_path) -> Path:
+    """An untrained one."""
+    text = Text.train([caption for _, _, caption in world(100, 0)], 100)
+    tokenizer = {
+        "image_size": 32, "codebook_size": 16, "code_dim": 4, "channels": 32, "channel_multipliers": [1, 1, 1],
+        "res_blocks": 1, "z_channels": 8, "norm_groups": 8,
+    }  # fmt: skip
+    paired = {"grid": [8, 8], "codebook_size": 16, "pieces": len(text), "text_length": 30, "width": 32, "depth": 1}
+    settings = {"tokenizer": tokenizer, "paired": paired | {"heads": 1}}
+    made = Captioner(VQGAN(**tokenizer), CaptionTransformer(**settings["paired"]), text, settings)
+    made.save_pretrained(tmp_path / "captioner")
+    return tmp_path / "captioner"
+
+
+@pytest.fixture
 def words(shards) -> list[str]:
     arms = f"compare.arms=[{','.join(ARMS)}]"
     return ["compare", "name=side", *SMALL, f"shards={shards}", arms, "compare.steps=200", "compare.trials=5"]
@@ -161,6 +181,22 @@ def test_each_thing_is_made_once_and_every_arm_is_asked_as_often(clipgen, machin
     assert "clip.score" in content["arms"]["clipgen"]["about"]["circular"], "no other CLIP was given"
     for paths in content["grids"]["arms"].values():
         assert all((Path("outputs/side") / path).is_file() for row in paths for path in row)
+
+
+def test_a_captioner_adds_a_figure_that_is_else_left_out_by_name(clipgen, machine, words, one_line, captioner):
+    words = [*words, "compare.arms=[clipgen]", "compare.equal_images=false"]
+    assert "absent has no config.json" in one_line(clipgen(*words, "compare.captioner=absent"))
+    assert not machine.words, "before anything is trained"
+    assert clipgen(*words).status == 0
+    why = {each["metric"]: each["why"] for each in found()["left_out"]}
+    assert "compare.captioner=FOLDER" in why["caploss"] and "caploss" not in found()["arms"]["clipgen"]
+    ran = len(machine.words)
+    outcome = clipgen(*words, f"compare.captioner={captioner}")
+    assert outcome.status == 0, outcome.error
+    content, about = found(), found()["arms"]["clipgen"]["about"]
+    assert content["arms"]["clipgen"]["caploss"]["n"] == 16 and "caploss" not in about["circular"]
+    assert content["metrics"]["caploss"]["better"] == "lower" and len(machine.words) == ran
+    assert "caploss" not in {each["metric"] for each in content["left_out"]}
 
 
 def test_the_same_command_starts_nothing_again(clipgen, machine, unmeasured, words):

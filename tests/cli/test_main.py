@@ -22,18 +22,19 @@ HEAVY = ("torch", "pytorch_lightning", "open_clip", "taming", "webdataset", "ten
 
 # A public key is not renamed or taken away without a line in CHANGELOG.
 KEYS = {
-    "run": "name out images captions captions_share shards latents stage experiment world prompts preview seed bank "
-    "replace prep clip tokenizer transformer paired encode executor sampling trainer metric "
+    "run": "name out images captions captions_share shards latents stage task experiment world prompts preview seed "
+    "bank replace prep clip tokenizer transformer paired encode executor sampling trainer metric "
     "direction compare",
-    "sample": "model prompts image mix negative mask candidates keep rerank out n seed guidance_scale "
+    "sample": "model prompts image mix negative mask candidates keep rerank captioner out n seed guidance_scale "
     "guidance_schedule temperature top_k top_p min_p clusters prefix_boost fidelity bridge precision batch_size device",
+    "caption": "model image n seed temperature top_k top_p out device",
     "evaluate": "model shards world prompts split n seed guidance_scale guidance_schedule temperature top_k top_p "
     "min_p clusters prefix_boost fidelity bridge precision batch_size out device "
     "stage name run tokenizer val_samples perturb_prob perturb_neighbours perceptual perceptual_weights fid_weights "
-    "dinov2_weights nearest clip",
+    "dinov2_weights captioner nearest clip",
     "draw": "out world n seed image_size captions left_out",
     "gap": "latents captions templates clip bank out device",
-    "export": "name run out stage bank clip sampling tokenizer transformer",
+    "export": "name run out stage task bank clip sampling tokenizer transformer",
     "verify": "shards latents repair images captions tokenizer device",
     "browse": "shards latents out n split tokenizer device",
     "report": "run",

@@ -4,44 +4,15 @@ import csv
 import json
 
 import pytest
-from PIL import Image
+import torch
 
 from clipgen.checkpoint import read_checkpoint
 from clipgen.cli.build import paired_settings
 from clipgen.config import Config
+from clipgen.paired.text import Text
 from clipgen.pipeline import ClipGen
-from clipgen.shapes.draw import world
 
 PROMPT = "a red circle on a blue background"
-
-
-@pytest.fixture(scope="module")
-def captioned(clipgen, run_folder, tiny, tmp_path_factory):
-    """Shards and latents of 60 pictures, 50 with captions, by the finished run's tokenizer. Not to be changed."""
-    folder = tmp_path_factory.mktemp("captioned")
-    (folder / "images").mkdir()
-    rows = ["file\tcaption"]
-    for i, (_, pixels, caption) in enumerate(world(60, 3, 32)):
-        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
-        rows += [f"{i}.png\t{caption}", f"{i}.png\tsome picture, {caption}"] if i % 6 else []
-    (folder / "captions.tsv").write_text("\n".join(rows))
-    for words in (
-        ["prep", f"images={folder / 'images'}", f"captions={folder / 'captions.tsv'}", "prep.val_fraction=0.2"],
-        ["encode", f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"],
-    ):
-        outcome = clipgen(*words, f"shards={folder / 'shards'}", f"latents={folder / 'latents'}", *tiny)
-        assert outcome.status == 0, outcome.error
-    return folder
-
-
-@pytest.fixture
-def train(clipgen, captioned, run_folder, tiny, tmp_path):
-    def train(*words: str, out=tmp_path, command=clipgen):
-        tokenizer = run_folder / "vqgan" / "last.ckpt"
-        inputs = [f"latents={captioned / 'latents'}", f"tokenizer.ckpt={tokenizer}", f"out={out}"]
-        return command("train", *tiny, *inputs, "stage=paired", *words)
-
-    return train
 
 
 def test_captions_to_pictures(train, clipgen, captioned, run_folder, tiny_clip_folder, one_line, tmp_path):
@@ -96,6 +67,38 @@ def test_other_settings_begin_anew(train, tmp_path):
     assert changed.status == 0 and "begins anew" in changed.said and "txt_loss_scale" in changed.said
     for name in ("paired", "paired.previous"):
         assert read_checkpoint(tmp_path / name / "last.ckpt", "paired")["clipgen"]["batches"] == 6
+
+
+def test_one_of_ours_goes_on_from_its_weights_with_its_pieces(train, run_folder, one_line, tmp_path):
+    assert train("paired.text_length=5").status == 0
+    start = tmp_path / "paired" / "best.ckpt"
+    out = tmp_path / "out"
+    words = [f"transformer.ckpt={start}", "captions_share=0.5", "paired.shrink_gradient=0.5"]  # other captions
+    still = ["transformer.train.lr=1e-9", "transformer.train.muon_lr=1e-9"]
+    outcome = train(*words, *still, out=out)
+    assert outcome.status == 0, outcome.error
+    assert "are longer than 5 pieces and are cut there" in outcome.said
+    wanted, found = (read_checkpoint(path, "paired") for path in (start, out / "paired" / "last.ckpt"))
+    torch.testing.assert_close(found["state_dict"], wanted["state_dict"], atol=1e-6, rtol=0)
+    assert (out / "paired" / "text.model").read_bytes() == (tmp_path / "paired" / "text.model").read_bytes()
+    assert "done already" in train(*words, *still, out=out).said
+    for more, why in (
+        (["transformer.width=128"], f"{start} has width 64, but transformer.width is 128; take transformer.width=64"),
+        (["paired.sandwich=true"], "has sandwich False, but paired.sandwich is True; take paired.sandwich=False"),
+        ([f"out={tmp_path}"], "lies in the folder that this training writes into"),
+        ([f"transformer.ckpt={run_folder / 'transformer' / 'last.ckpt'}"], "is of stage transformer, but stage paired"),
+    ):
+        assert why in one_line(train(*words, *more, out=tmp_path / "other"))
+    other = read_checkpoint(start, "paired")
+    other["clipgen"]["inputs"]["tokenizer"] = "0123456789"
+    torch.save(other, start)
+    assert "best.ckpt was trained with tokenizer 01234567…" in one_line(train(*words, out=tmp_path / "other"))
+    text = Text.train(["a red ring", "a blue ring on white"], 100)
+    text.save(start.with_name("text.model"))
+    assert "best.ckpt was trained with text " in one_line(train(*words, out=tmp_path / "other"))
+    start.with_name("text.model").unlink()
+    assert "text.model cannot be read" in one_line(train(*words, out=tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("at", ["cogview_tiny", "clipgen_tiny"])
