@@ -162,7 +162,7 @@ def _check_paired(cfg: Config) -> None:
         return
     for key, asked in (
         ("gft", m.gft), ("train.rar", m.train.rar), ("train.aux_weight", m.train.aux_weight),
-        ("train.recon.weight", m.train.recon.weight), ("ckpt", m.ckpt),
+        ("train.recon.weight", m.train.recon.weight),
     ):  # fmt: skip
         if asked:
             raise UserError(f"transformer.{key}={asked} has no effect on stage=paired; leave it out")

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from clipgen.check import check_sampling
-from clipgen.checkpoint import read_checkpoint, submodule, weights_sha256
+from clipgen.checkpoint import weights_sha256
 from clipgen.cli.build import load_clip_once, load_tokenizer, load_transformer, tokenizer_path
-from clipgen.cli.imports import check_inputs
+from clipgen.cli.imports import check_inputs, read_paired
 from clipgen.cli.latents import check_latents
 from clipgen.cli.say import say
 from clipgen.clip.frozen import FrozenClip
@@ -17,8 +17,6 @@ from clipgen.config import asdict_of
 from clipgen.data.manifest import Manifest
 from clipgen.errors import UserError
 from clipgen.paired.model import PairedTransformer
-from clipgen.paired.text import FILE as TEXT
-from clipgen.paired.text import Text
 from clipgen.paired_pipeline import PairedGen
 from clipgen.pipeline import ClipGen
 from clipgen.tokenizer.vqgan import VQGAN
@@ -73,15 +71,12 @@ def assemble_paired(
     """The generator of a tokenizer and of a checkpoint of stage=paired, with the text.model beside it."""
     clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
     vqgan, vqgan_settings, sha256 = load_tokenizer(tokenizer, cfg.tokenizer.ckpt_config)
-    checkpoint = read_checkpoint(paired, "paired")
-    kept = checkpoint["clipgen"]
-    settings, text = kept["settings"]["paired"], Text.load(paired.parent / TEXT)
+    settings, weights, inputs, text = read_paired(paired)
     _check_fits(paired, settings, vqgan, tokenizer)
     check_sampling(cfg.sampling, cfg.bank, vqgan.quantizer.codebook_size)
-    of_text = text.sha256, str(paired.parent / TEXT)
-    check_inputs(paired, kept["inputs"], {"tokenizer": (sha256, str(tokenizer)), "text": of_text})
+    check_inputs(paired, inputs, {"tokenizer": (sha256, str(tokenizer))})
     model = PairedTransformer(**settings)
-    model.load_state_dict(submodule(checkpoint, "transformer"))
+    model.load_state_dict(weights)
     sampling = fitting(asdict_of(cfg.sampling), model)
     return PairedGen(vqgan, model, clip, text, sampling, {"tokenizer": vqgan_settings, "paired": settings}, device)
 

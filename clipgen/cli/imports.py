@@ -1,23 +1,28 @@
-"""What `tokenizer.ckpt` may be: a checkpoint of ours, or one that taming or HFAiLab published."""
+"""What `tokenizer.ckpt` and `transformer.ckpt` may be: checkpoints of ours, or ones that others published."""
 
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from yaml import YAMLError
 
-from clipgen.checkpoint import of_stage, read_torch, submodule
+from clipgen.checkpoint import of_stage, read_checkpoint, read_torch, submodule
 from clipgen.config import Config
 from clipgen.defaults import Choice
 from clipgen.errors import UserError
+from clipgen.paired.text import FILE as TEXT
+from clipgen.paired.text import Text
 from clipgen.tokenizer.imported import from_hfai, from_taming, needs_yaml, published_weights
 from clipgen.transformer.imported import from_hfai as from_hfai_transformer
 from clipgen.transformer.imported import published_weights as transformer_weights
 from clipgen.transformer.model import Transformer
 
 OF_LATENTS = ("grid", "codebook_size", "embed_dim")
-TRAINED_BY = ("dropout", "cond_drop_prob", "centred", "any_order", "condition")  # may change in a later training
+TRAINED_BY = (  # may change in a later training
+    "dropout", "cond_drop_prob", "centred", "any_order", "condition", "text_drop_prob", "shrink_gradient",
+)  # fmt: skip
+OF_PAIRED = ("sandwich", "pb_relax")  # keys of `paired`, not of `transformer`
 
 
 def read_tokenizer(path: str | Path, yaml: str | Path | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -49,9 +54,20 @@ def read_transformer(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor
         raise UserError(f"{path} {problem}; give the checkpoint as it was published") from problem
 
 
-def check_start(path: str | Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def read_paired(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str], Text]:
+    """(Settings, weights, what it was trained with, its pieces) of a checkpoint with its text.model beside it."""
+    checkpoint = read_checkpoint(path, "paired")
+    kept, beside = checkpoint["clipgen"], Path(path).with_name(TEXT)
+    text = Text.load(beside)
+    check_inputs(path, kept["inputs"], {"text": (text.sha256, str(beside))})
+    return kept["settings"]["paired"], submodule(checkpoint, "transformer"), kept["inputs"], text
+
+
+def check_start(
+    path: str | Path, found: dict[str, Any], wanted: dict[str, Any], kind: type[nn.Module] = Transformer
+) -> None:
     """UserError when a Transformer of the settings `found` in `path` cannot go on under those `wanted`."""
-    defaults = {name: each.default for name, each in signature(Transformer).parameters.items()}
+    defaults = {name: each.default for name, each in signature(kind).parameters.items()}
     of_no_effect = ("rope_base",) if wanted["style"] == "gpt2" else ()
     for key in sorted(wanted.keys() - {*TRAINED_BY, *of_no_effect}):
         has, value = found.get(key, defaults[key]), wanted[key]
@@ -60,10 +76,8 @@ def check_start(path: str | Path, found: dict[str, Any], wanted: dict[str, Any])
                 f"transformer.ckpt={path} has {key} {has}, but the latents have {value}; take other latents"
             )
         if has != value:
-            raise UserError(
-                f"transformer.ckpt={path} has {key} {has}, but transformer.{key} is {value}; "
-                f"take transformer.{key}={has}"
-            )
+            name = f"paired.{key}" if key in OF_PAIRED else f"transformer.{key}"
+            raise UserError(f"transformer.ckpt={path} has {key} {has}, but {name} is {value}; take {name}={has}")
 
 
 def check_inputs(path: str | Path, trained_with: dict[str, str], here: dict[str, tuple[str, str]]) -> None:

@@ -8,12 +8,14 @@ from PIL import Image
 from torch import Tensor
 
 from clipgen.check import check_sampling
+from clipgen.checkpoint import weights_sha256
 from clipgen.cli.build import TOKEN_TRAINING_KEYS, load_tokenizer, paired_settings, tokenizer_path
+from clipgen.cli.imports import check_inputs, check_start, read_paired
 from clipgen.cli.latents import check_latents
 from clipgen.cli.machine import check_compiler, pick_device
 from clipgen.cli.record import Record
 from clipgen.cli.say import say
-from clipgen.cli.stage import PREVIEWS, SAMPLED, fit_tokens, say_used, start
+from clipgen.cli.stage import PREVIEWS, SAMPLED, fit_tokens, refuse_own, say_used, start
 from clipgen.cli.stages import clip_in_use
 from clipgen.config import Config, asdict_of
 from clipgen.data.manifest import Manifest
@@ -45,18 +47,27 @@ def train_paired(cfg: Config, folder: Path) -> Record:
         check_compiler(device)
     training = {key: value for key, value in asdict_of(m.train).items() if key in (*TOKEN_TRAINING_KEYS, "ema")}
     scales = {"txt_loss_scale": p.txt_loss_scale, "img_loss_scale": p.img_loss_scale}
-    text, length = read_text(cfg, data)
+    start_settings, weights, start_inputs, text = read_paired(m.ckpt) if m.ckpt else ({}, None, {}, None)
+    text, length = read_text(cfg, data, text, start_settings.get("text_length"))
     model = paired_settings(cfg, data.grid, codebook_size, len(text), length)
     settings = {"paired": model, "paired.train": training | {"batch_size": m.train.batch_size} | scales}
     settings |= {"captions_share": cfg.captions_share, "seed": cfg.seed}
+    inputs = {"latents": latents.content, "text": text.sha256}
+    if m.ckpt:
+        refuse_own(m.ckpt, folder, "transformer.ckpt")
+        check_start(m.ckpt, start_settings, model, PairedTransformer)
+        check_inputs(m.ckpt, start_inputs, {"tokenizer": (sha256, str(path))})
+        inputs["start"] = weights_sha256(weights)
     say_used("paired", data, cfg.captions_share)
-    record = start(folder, "paired", settings, {"latents": latents.content, "text": text.sha256})
+    record = start(folder, "paired", settings, inputs)
     if record.done:
         return record
     from_rank_zero(lambda: text.save(folder / FILE))
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     say(f"paired: {len(text):,} pieces of text, {length} at most in a caption")
     transformer = PairedTransformer(**model)
+    if m.ckpt:
+        transformer.load_state_dict(weights)
     transformer.checkpointing = m.train.checkpointing
     vqgan.to(device)
 
@@ -86,13 +97,14 @@ def train_paired(cfg: Config, folder: Path) -> Record:
     return record
 
 
-def read_text(cfg: Config, data: CaptionedLatentData) -> tuple[Text, int]:
-    """The pieces of the captions that may be used, and how many of them a text may have."""
+def read_text(
+    cfg: Config, data: CaptionedLatentData, text: Text | None = None, length: int | None = None
+) -> tuple[Text, int]:
+    """The pieces of the captions that may be used, and how many of them a text may have; or those given, kept."""
     captions = list(data.captions())
-    text = Text.train(captions, cfg.paired.vocab_size)
-    longest = max(map(len, text.encode(captions)))
-    length = min(longest, cfg.paired.text_length)
-    if longest > length:
-        cut = sum(len(own) > length for own in text.encode(captions))
+    text = text or Text.train(captions, cfg.paired.vocab_size)
+    lengths = list(map(len, text.encode(captions)))
+    length = length or min(max(lengths), cfg.paired.text_length)
+    if cut := sum(own > length for own in lengths):
         say(f"paired: {cut:,} of {len(captions):,} captions are longer than {length} pieces and are cut there")
     return text, length

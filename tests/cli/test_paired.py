@@ -4,9 +4,11 @@ import csv
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 from clipgen.checkpoint import read_checkpoint
+from clipgen.paired.text import Text
 from clipgen.pipeline import ClipGen
 from clipgen.shapes.draw import world
 
@@ -94,6 +96,38 @@ def test_other_settings_begin_anew(train, tmp_path):
     assert changed.status == 0 and "begins anew" in changed.said and "txt_loss_scale" in changed.said
     for name in ("paired", "paired.previous"):
         assert read_checkpoint(tmp_path / name / "last.ckpt", "paired")["clipgen"]["batches"] == 6
+
+
+def test_one_of_ours_goes_on_from_its_weights_with_its_pieces(train, run_folder, one_line, tmp_path):
+    assert train("paired.text_length=5").status == 0
+    start = tmp_path / "paired" / "best.ckpt"
+    out = tmp_path / "out"
+    words = [f"transformer.ckpt={start}", "captions_share=0.5", "paired.shrink_gradient=0.5"]  # other captions
+    still = ["transformer.train.lr=1e-9", "transformer.train.muon_lr=1e-9"]
+    outcome = train(*words, *still, out=out)
+    assert outcome.status == 0, outcome.error
+    assert "are longer than 5 pieces and are cut there" in outcome.said
+    wanted, found = (read_checkpoint(path, "paired") for path in (start, out / "paired" / "last.ckpt"))
+    torch.testing.assert_close(found["state_dict"], wanted["state_dict"], atol=1e-6, rtol=0)
+    assert (out / "paired" / "text.model").read_bytes() == (tmp_path / "paired" / "text.model").read_bytes()
+    assert "done already" in train(*words, *still, out=out).said
+    for more, why in (
+        (["transformer.width=128"], f"{start} has width 64, but transformer.width is 128; take transformer.width=64"),
+        (["paired.sandwich=true"], "has sandwich False, but paired.sandwich is True; take paired.sandwich=False"),
+        ([f"out={tmp_path}"], "lies in the folder that this training writes into"),
+        ([f"transformer.ckpt={run_folder / 'transformer' / 'last.ckpt'}"], "is of stage transformer, but stage paired"),
+    ):
+        assert why in one_line(train(*words, *more, out=tmp_path / "other"))
+    other = read_checkpoint(start, "paired")
+    other["clipgen"]["inputs"]["tokenizer"] = "0123456789"
+    torch.save(other, start)
+    assert "best.ckpt was trained with tokenizer 01234567…" in one_line(train(*words, out=tmp_path / "other"))
+    text = Text.train(["a red ring", "a blue ring on white"], 100)
+    text.save(start.with_name("text.model"))
+    assert "best.ckpt was trained with text " in one_line(train(*words, out=tmp_path / "other"))
+    start.with_name("text.model").unlink()
+    assert "text.model cannot be read" in one_line(train(*words, out=tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("at", ["cogview_tiny", "clipgen_tiny"])
