@@ -50,6 +50,7 @@ CHOICES = {
 }  # fmt: skip
 
 
+OF_TOKENS = ("paired", "super")  # stages whose Transformer is not asked by an embedding
 SAMPLING_UP_TO = {"fidelity": 1, "top_p": 1, "min_p": 1, "temperature": 100, "guidance_scale": 100}
 SAMPLING_CHOICES = {"guidance_schedule": ("constant", "power_cosine"), "precision": ("fp32", "bf16")}
 SAMPLING_LEAST = {"top_k": 0, "batch_size": 1}
@@ -113,7 +114,7 @@ def check(cfg: Config) -> None:
     _check_training(t)
     devices = max(cfg.trainer.devices, int(os.environ.get("WORLD_SIZE", 1)))
     _check_transformer(m, cfg.stage)
-    if cfg.stage != "paired":
+    if cfg.stage not in OF_TOKENS:
         _check_level(cfg)
     _check_strategy(cfg, devices)
     if m.gft and (cfg.sampling.guidance_schedule != "constant" or cfg.sampling.guidance_scale < 1):
@@ -158,14 +159,14 @@ def _check_paired(cfg: Config) -> None:
             "transformer.train.recon compares pictures, but transformer.condition=text knows their captions; take "
             "transformer.train.recon.weight=0"
         )
-    if cfg.stage != "paired":
+    if cfg.stage not in OF_TOKENS:
         return
     for key, asked in (
         ("gft", m.gft), ("train.rar", m.train.rar), ("train.aux_weight", m.train.aux_weight),
         ("train.recon.weight", m.train.recon.weight),
     ):  # fmt: skip
         if asked:
-            raise UserError(f"transformer.{key}={asked} has no effect on stage=paired; leave it out")
+            raise UserError(f"transformer.{key}={asked} has no effect on stage={cfg.stage}; leave it out")
 
 
 def check_sampling(sampling: Sampling, bank: int, codebook_size: int | None = None) -> None:
@@ -279,7 +280,7 @@ def _check_training(t: Tokenizer) -> None:
 
 def _check_transformer(m: TransformerModel, stage: str | None) -> None:
     train, key = m.train, "transformer."
-    if m.style == "gpt2" and stage != "paired":
+    if m.style == "gpt2" and stage not in OF_TOKENS:
         for name, value, mend in (
             ("n_prefix", m.n_prefix != 1, "1"),
             ("train.rar", train.rar, "false, as its tokens do not say where they stand"),

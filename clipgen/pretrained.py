@@ -18,17 +18,20 @@ from clipgen.paired.text import Text
 from clipgen.paired_pipeline import PairedGen
 from clipgen.pipeline import BANK, STATISTICS, ClipGen
 from clipgen.tokenizer.vqgan import VQGAN
-from clipgen.transformer.model import Transformer
+from clipgen.transformer.model import CausalTransformer, Transformer
 
 FORMAT = 1
+SUPER = "super"  # the kind of a model that enlarges (clipgen/upscaler.py)
 MEANS = ("image_mean", "text_mean")
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> ClipGen:
     """The generator in a folder; UserError when a part is missing or does not fit."""
     folder = Path(folder)
-    config = _read_config(folder)
+    config = read_config(folder)
     kind = config.get("kind", ClipGen.kind)
+    if kind == SUPER:
+        raise UserError(f"{folder} enlarges pictures and reads no text; give it as upscale=FOLDER, beside a model")
     if kind not in (ClipGen.kind, PairedGen.kind):
         raise UserError(f"{folder}/config.json is of kind {kind}, which this clipgen does not know; update clipgen")
     try:
@@ -39,12 +42,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> ClipGen:
         clip = _load_clip(folder, **{key: wanted[key] for key in ("folder", "model", "pretrained", "fingerprint")})
     except (KeyError, TypeError) as problem:
         raise UserError(f"{folder}/config.json is not readable ({problem}); export the model again") from problem
-    for part, name in ((vqgan, "tokenizer"), (network, "transformer")):
-        path = folder / f"{name}.safetensors"
-        try:
-            part.load_state_dict(load_weights(path))
-        except RuntimeError as problem:
-            raise UserError(f"{path} does not fit {folder / 'config.json'}; export the model again") from problem
+    load_networks(folder, vqgan, network)
     if paired:
         return PairedGen(vqgan, network, clip, Text.load(folder / TEXT), sampling, settings, device)
     path = folder / STATISTICS
@@ -54,6 +52,16 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> ClipGen:
             raise UserError(f"{path} has no {mean}; export the model again")
     bank_NE = load_weights(folder / BANK)["image"] if (folder / BANK).is_file() else None
     return ClipGen(vqgan, network, clip, statistics, sampling, settings, device, bank_NE)
+
+
+def load_networks(folder: Path, vqgan: VQGAN, transformer: CausalTransformer) -> None:
+    """Give them their weights; UserError when these are missing or do not fit."""
+    for part, name in ((vqgan, "tokenizer"), (transformer, "transformer")):
+        path = folder / f"{name}.safetensors"
+        try:
+            part.load_state_dict(load_weights(path))
+        except RuntimeError as problem:
+            raise UserError(f"{path} does not fit {folder / 'config.json'}; export the model again") from problem
 
 
 def _load_clip(at: Path, folder: bool, model: str | None, pretrained: str | None, fingerprint: str) -> FrozenClip:
@@ -73,8 +81,7 @@ def save(pipeline: ClipGen, folder: Path) -> None:
     local = identity.model.startswith(LOCAL_DIR)
     if local:
         identity = _copy_clip(pipeline.clip, Path(identity.model.removeprefix(LOCAL_DIR)), folder / "clip")
-    save_weights(pipeline.vqgan.state_dict(), folder / "tokenizer.safetensors")
-    save_weights(pipeline.transformer.state_dict(), folder / "transformer.safetensors")
+    save_networks(folder, pipeline.vqgan, pipeline.transformer)
     for name, content in ({STATISTICS: None, BANK: None, TEXT: None} | pipeline.own_files()).items():
         if content is None:
             (folder / name).unlink(missing_ok=True)
@@ -90,10 +97,20 @@ def save(pipeline: ClipGen, folder: Path) -> None:
         "sha256": identity.sha256,
         "fingerprint": identity.fingerprint(),
     }
+    write_config(folder, pipeline, {"clip": clip})
+
+
+def save_networks(folder: Path, vqgan: VQGAN, transformer: CausalTransformer) -> None:
+    save_weights(vqgan.state_dict(), folder / "tokenizer.safetensors")
+    save_weights(transformer.state_dict(), folder / "transformer.safetensors")
+
+
+def write_config(folder: Path, model: Any, more: dict[str, Any]) -> None:
+    """The card and, last, config.json of a model's `kind`, `settings` and `sampling`."""
     with replacing(folder / "README.md") as path:
-        path.write_text(pipeline.card(), encoding="utf-8")
-    config = {"format": FORMAT, "kind": pipeline.kind, "settings": pipeline.settings}
-    write_json(folder / "config.json", config | {"sampling": pipeline.sampling, "clip": clip})
+        path.write_text(model.card(), encoding="utf-8")
+    config = {"format": FORMAT, "kind": model.kind, "settings": model.settings, "sampling": model.sampling}
+    write_json(folder / "config.json", config | more)
 
 
 def _copy_clip(clip: FrozenClip, source: Path, target: Path) -> ClipIdentity:
@@ -110,7 +127,7 @@ def _copy_clip(clip: FrozenClip, source: Path, target: Path) -> ClipIdentity:
     return dataclasses.replace(clip.identity, sha256=sha256_file(weights))
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         found = config["format"]

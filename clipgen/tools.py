@@ -35,7 +35,22 @@ class SampleConfig(Generate):
     candidates: int | None = None
     keep: int | None = None
     rerank: str | None = None
+    upscale: str | None = None
     out: str = "samples"
+
+
+@dataclass
+class UpscaleConfig:
+    model: str = MISSING
+    image: str = MISSING
+    out: str | None = None
+    seed: int = 0
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    precision: str | None = None
+    device: str = "auto"
 
 
 @dataclass
@@ -147,6 +162,7 @@ class ReportConfig:
 
 SCHEMAS = {
     "sample_schema": SampleConfig,
+    "upscale_schema": UpscaleConfig,
     "evaluate_schema": EvaluateConfig,
     "draw_schema": DrawConfig,
     "export_schema": ExportConfig,

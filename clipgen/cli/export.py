@@ -17,4 +17,5 @@ def main(cfg: ExportConfig) -> None:
     own = transformer_checkpoint(run / cfg.stage)
     transformer = Path(cfg.transformer.ckpt) if cfg.transformer.ckpt else own
     export(cfg, tokenizer, transformer, run / "latents", Path(cfg.out), cfg.stage)
-    say(f'export: {cfg.out}; try `clipgen sample model={cfg.out} "…"`')
+    use = f"upscale model={cfg.out} image=FILE" if cfg.stage == "super" else f'sample model={cfg.out} "…"'
+    say(f"export: {cfg.out}; try `clipgen {use}`")

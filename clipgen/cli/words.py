@@ -28,6 +28,7 @@ PATHS = frozenset(
         "image",
         "mix",
         "mask",
+        "upscale",
         "negative",
         "templates",
         "hydra.run.dir",
