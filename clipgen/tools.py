@@ -107,6 +107,8 @@ class DrawConfig:
     image_size: int = 32
     captions: bool = False
     left_out: float = 0.0
+    style: str | None = None
+    style_share: float = 1.0
 
 
 @dataclass

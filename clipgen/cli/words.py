@@ -40,6 +40,7 @@ PATHS = frozenset(
         "compare.fid_weights",
         "compare.dinov2_weights",
         "clip.captions",
+        "prep.caption",
         "tokenizer.ckpt",
         "tokenizer.ckpt_config",
         "transformer.ckpt",
