@@ -1,7 +1,7 @@
 """Text-to-image generators trained without captions (CLIP-GEN, arXiv 2203.00386)."""
 
 __version__ = "0.1.0"
-__all__ = ["Captioner", "ClipGen", "__version__"]
+__all__ = ["Captioner", "ClipGen", "Upscaler", "__version__"]
 
 
 def __getattr__(name: str):
@@ -13,4 +13,8 @@ def __getattr__(name: str):
         from clipgen.caption_pipeline import Captioner
 
         return Captioner
+    if name == "Upscaler":
+        from clipgen.upscaler import Upscaler
+
+        return Upscaler
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

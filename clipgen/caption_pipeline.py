@@ -56,17 +56,14 @@ class Captioner:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, safetensors, the pieces and a model card. No pickle."""
-        from clipgen.pretrained import save_captioner
+        from clipgen.pretrained import write
 
-        save_captioner(self, Path(folder))
+        write(self, Path(folder), {FILE: self.text.content}, {})
 
     @property
     def fingerprint(self) -> str:
         """Of the Transformer's weights: which captioner a figure is by."""
         return weights_sha256(self.transformer.state_dict())
-
-    def own_files(self) -> dict[str, bytes]:
-        return {FILE: self.text.content}
 
     def caption(
         self,

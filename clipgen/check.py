@@ -59,6 +59,7 @@ CHOICES = {
 }  # fmt: skip
 
 
+OF_TOKENS = ("paired", "super")  # stages whose Transformer is not asked by an embedding
 SAMPLING_UP_TO = {
     "fidelity": 1, "top_p": 1, "min_p": 1, "temperature": 100, "guidance_scale": 100, "prefix_boost": 100,
 }  # fmt: skip
@@ -124,7 +125,7 @@ def check(cfg: Config) -> None:
     _check_training(t)
     devices = max(cfg.trainer.devices, int(os.environ.get("WORLD_SIZE", 1)))
     _check_transformer(m, cfg.stage)
-    if cfg.stage != "paired":
+    if cfg.stage not in OF_TOKENS:
         _check_level(cfg)
     _check_strategy(cfg, devices)
     if m.gft and (cfg.sampling.guidance_schedule != "constant" or cfg.sampling.guidance_scale < 1):
@@ -174,7 +175,7 @@ def _check_paired(cfg: Config) -> None:
             "transformer.train.recon.weight=0"
         )
     check_task(cfg)
-    if cfg.stage != "paired":
+    if cfg.stage not in OF_TOKENS:
         return
     if cfg.task == "caption" and p.window:
         raise UserError(
@@ -191,7 +192,7 @@ def _check_paired(cfg: Config) -> None:
         ("train.recon.weight", m.train.recon.weight),
     ):  # fmt: skip
         if asked:
-            raise UserError(f"transformer.{key}={asked} has no effect on stage=paired; leave it out")
+            raise UserError(f"transformer.{key}={asked} has no effect on stage={cfg.stage}; leave it out")
 
 
 def check_task(cfg: Config) -> None:
@@ -323,7 +324,7 @@ def _check_training(t: Tokenizer) -> None:
 
 def _check_transformer(m: TransformerModel, stage: str | None) -> None:
     train, key = m.train, "transformer."
-    if m.style == "gpt2" and stage != "paired":
+    if m.style == "gpt2" and stage not in OF_TOKENS:
         for name, value, mend in (
             ("n_prefix", m.n_prefix != 1, "1"),
             ("train.rar", train.rar, "false, as its tokens do not say where they stand"),

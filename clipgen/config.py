@@ -173,6 +173,7 @@ class Paired:
 @dataclass
 class Encode:
     crops: int = 1
+    large: bool = False  # the tokens of each crop at twice the size too, for stage=super
     own_captions: bool = True  # of a thousand or more, for the texts' mean
     precision: str = "auto"
     batch_size: int = 256
@@ -285,7 +286,7 @@ class Config:
     compare: Comparison = field(default_factory=Comparison)
 
 
-STAGES = ("vqgan", "transformer", "paired", "clip")
+STAGES = ("vqgan", "transformer", "paired", "super", "clip")
 WORLDS = ("shapes", "two")
 LONGEST = 200  # bytes of a folder's name
 

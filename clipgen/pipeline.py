@@ -232,7 +232,9 @@ class ClipGen:
         token. UserError where the sizes differ or nothing is white.
         """
         if mask.size != image.size:
-            raise UserError(f"the mask has {_size(mask)} pixels and the image {_size(image)}; give them the same size")
+            raise UserError(
+                f"the mask has {size_of(mask)} pixels and the image {size_of(image)}; give them the same size"
+            )
         white = mask.convert("L").point(lambda level: 255 * (level > 127)).convert("F")  # shares too small for a byte
         shares = center_crop_resize(white, self.transformer.grid, Image.Resampling.BOX)
         made_L = torch.from_numpy(np.array(shares)).flatten().to(self.device) > 0
@@ -383,19 +385,7 @@ class ClipGen:
         return self._copies[precision][1]
 
     def _options(self, overrides: dict[str, Any]) -> dict[str, Any]:
-        if unknown := set(overrides) - set(self.sampling):
-            raise UserError(f"unknown setting {sorted(unknown)[0]}; choose from {', '.join(sorted(self.sampling))}")
-        options = {**self.sampling, **{key: value for key, value in overrides.items() if value is not None}}
-        for key, low, high in (
-            ("fidelity", 0, 1), ("top_p", 0, 1), ("min_p", 0, 1), ("temperature", 0, 100), ("guidance_scale", 0, 100),
-            ("prefix_boost", 0, 100), ("clusters", 0, self.transformer.codebook_size),
-            ("top_k", 0, self.transformer.codebook_size), ("batch_size", 1, 1 << 20),
-        ):  # fmt: skip
-            if key in options and not low <= options[key] <= high:
-                raise UserError(f"{key}={options[key]} is out of range; take a value from {low} to {high}")
-        check_clusters(options["clusters"], options["top_k"])
-        for key in ("guidance_schedule", "precision"):
-            _choose(key, options[key])
+        options = settings_in_range(self.sampling, overrides, self.transformer.codebook_size)
         if "bridge" in options:
             bridges.parse(options["bridge"])
         if options.get("fidelity", 1.0) < (least := self.transformer.least_level):
@@ -414,7 +404,31 @@ class ClipGen:
         return found
 
     def _tensor(self, images: Sequence[Image.Image]) -> Tensor:
-        return to_model_range(torch.from_numpy(np.stack([np.asarray(image) for image in images])).to(self.device))
+        return image_tensor(images).to(self.device)
+
+
+def image_tensor(images: Sequence[Image.Image]) -> Tensor:
+    """RGB pictures of one size as (B, 3, H, W) in [-1, 1]."""
+    return to_model_range(torch.from_numpy(np.stack([np.asarray(image) for image in images])))
+
+
+def settings_in_range(own: dict[str, Any], overrides: dict[str, Any], codebook_size: int) -> dict[str, Any]:
+    """A model's `own` settings of sampling, overridden by what is not None; UserError for what cannot be."""
+    if unknown := set(overrides) - set(own):
+        raise UserError(f"unknown setting {sorted(unknown)[0]}; choose from {', '.join(sorted(own))}")
+    options = {**own, **{key: value for key, value in overrides.items() if value is not None}}
+    for key, low, high in (
+        ("fidelity", 0, 1), ("top_p", 0, 1), ("min_p", 0, 1), ("temperature", 0, 100), ("guidance_scale", 0, 100),
+        ("prefix_boost", 0, 100), ("clusters", 0, codebook_size), ("top_k", 0, codebook_size),
+        ("batch_size", 1, 1 << 20),
+    ):  # fmt: skip
+        if key in options and not low <= options[key] <= high:
+            raise UserError(f"{key}={options[key]} is out of range; take a value from {low} to {high}")
+    check_clusters(options.get("clusters", 0), options.get("top_k", 0))
+    for key in ("guidance_schedule", "precision"):
+        if key in options:
+            _choose(key, options[key])
+    return options
 
 
 def _choose(key: str, value: Any) -> None:
@@ -422,7 +436,7 @@ def _choose(key: str, value: Any) -> None:
         raise UserError(f"{key}={value} is unknown; take {' or '.join(CHOICES[key])}")
 
 
-def _size(image: Image.Image) -> str:
+def size_of(image: Image.Image) -> str:
     return f"{image.width}×{image.height}"
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from clipgen.caption_pipeline import Captioner
 from clipgen.checkpoint import load_weights, save_weights
@@ -21,22 +20,25 @@ from clipgen.paired.text import Text
 from clipgen.paired_pipeline import PairedGen
 from clipgen.pipeline import BANK, STATISTICS, ClipGen
 from clipgen.tokenizer.vqgan import VQGAN
-from clipgen.transformer.model import Transformer
+from clipgen.transformer.model import CausalTransformer, Transformer
 
 FORMAT = 1
+SUPER = "super"  # the kind of a model that enlarges (clipgen/upscaler.py)
 MEANS = ("image_mean", "text_mean")
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> ClipGen:
     """The generator in a folder; UserError when a part is missing or does not fit."""
     folder = Path(folder)
-    config = _read_config(folder)
+    config = read_config(folder)
     kind = config.get("kind", ClipGen.kind)
     if kind == Captioner.kind:
         raise UserError(
             f"{folder} is a captioner, which makes no pictures; give a generator, or ask it by `clipgen caption "
             f"model={folder} image=FILE`"
         )
+    if kind == SUPER:
+        raise UserError(f"{folder} enlarges pictures and reads no text; give it as upscale=FOLDER, beside a model")
     if kind not in (ClipGen.kind, PairedGen.kind):
         raise UserError(f"{folder}/config.json is of kind {kind}, which this clipgen does not know; update clipgen")
     try:
@@ -47,7 +49,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> ClipGen:
         clip = _load_clip(folder, **{key: wanted[key] for key in ("folder", "model", "pretrained", "fingerprint")})
     except (KeyError, TypeError) as problem:
         raise UserError(f"{folder}/config.json is not readable ({problem}); export the model again") from problem
-    _load_networks(folder, vqgan, network)
+    load_networks(folder, vqgan, network)
     if paired:
         return PairedGen(vqgan, network, clip, Text.load(folder / TEXT), sampling, settings, device)
     path = folder / STATISTICS
@@ -62,7 +64,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> ClipGen:
 def load_captioner(folder: str | Path, device: str | torch.device = "cpu") -> Captioner:
     """The captioner in a folder; UserError when a part is missing or does not fit, or it is a generator."""
     folder = Path(folder)
-    config = _read_config(folder)
+    config = read_config(folder)
     if config.get("kind") != Captioner.kind:
         raise UserError(
             f"{folder} is a generator, not a captioner; train one with `clipgen train stage=paired task=caption`"
@@ -72,11 +74,12 @@ def load_captioner(folder: str | Path, device: str | torch.device = "cpu") -> Ca
         vqgan, network = VQGAN(**settings["tokenizer"]), CaptionTransformer(**settings["paired"])
     except (KeyError, TypeError) as problem:
         raise UserError(f"{folder}/config.json is not readable ({problem}); export the model again") from problem
-    _load_networks(folder, vqgan, network)
+    load_networks(folder, vqgan, network)
     return Captioner(vqgan, network, Text.load(folder / TEXT), settings, device)
 
 
-def _load_networks(folder: Path, vqgan: nn.Module, transformer: nn.Module) -> None:
+def load_networks(folder: Path, vqgan: VQGAN, transformer: CausalTransformer) -> None:
+    """Give them their weights; UserError when these are missing or do not fit."""
     for part, name in ((vqgan, "tokenizer"), (transformer, "transformer")):
         path = folder / f"{name}.safetensors"
         try:
@@ -109,18 +112,15 @@ def save(pipeline: ClipGen, folder: Path) -> None:
         "sha256": identity.sha256,
         "fingerprint": identity.fingerprint(),
     }
-    _save(pipeline, folder, {"sampling": pipeline.sampling, "clip": clip})
+    files = {STATISTICS: None, BANK: None, TEXT: None} | pipeline.own_files()
+    write(pipeline, folder, files, {"sampling": pipeline.sampling, "clip": clip})
 
 
-def save_captioner(captioner: Captioner, folder: Path) -> None:
-    """Write all of it, config.json last."""
-    _save(captioner, folder, {})
-
-
-def _save(pipeline: ClipGen | Captioner, folder: Path, more: dict[str, Any]) -> None:
-    save_weights(pipeline.vqgan.state_dict(), folder / "tokenizer.safetensors")
-    save_weights(pipeline.transformer.state_dict(), folder / "transformer.safetensors")
-    for name, content in ({STATISTICS: None, BANK: None, TEXT: None} | pipeline.own_files()).items():
+def write(model: Any, folder: Path, files: dict[str, Any], more: dict[str, Any]) -> None:
+    """Its networks, `files` (tensors, bytes, or None to have none), the card, and config.json with `more`, last."""
+    save_weights(model.vqgan.state_dict(), folder / "tokenizer.safetensors")
+    save_weights(model.transformer.state_dict(), folder / "transformer.safetensors")
+    for name, content in files.items():
         if content is None:
             (folder / name).unlink(missing_ok=True)
         elif isinstance(content, bytes):
@@ -129,8 +129,8 @@ def _save(pipeline: ClipGen | Captioner, folder: Path, more: dict[str, Any]) -> 
         else:
             save_weights(content, folder / name)
     with replacing(folder / "README.md") as path:
-        path.write_text(pipeline.card(), encoding="utf-8")
-    config = {"format": FORMAT, "kind": pipeline.kind, "settings": pipeline.settings}
+        path.write_text(model.card(), encoding="utf-8")
+    config = {"format": FORMAT, "kind": model.kind, "settings": model.settings}
     write_json(folder / "config.json", config | more)
 
 
@@ -148,7 +148,7 @@ def _copy_clip(clip: FrozenClip, source: Path, target: Path) -> ClipIdentity:
     return dataclasses.replace(clip.identity, sha256=sha256_file(weights))
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         found = config["format"]

@@ -38,6 +38,7 @@ class SampleConfig(Generate):
     keep: int | None = None
     rerank: str | None = None
     captioner: str | None = None
+    upscale: str | None = None
     out: str = "samples"
 
 
@@ -51,6 +52,20 @@ class CaptionConfig:
     top_k: int = 0
     top_p: float = 1.0
     out: str | None = None
+    device: str = "auto"
+
+
+@dataclass
+class UpscaleConfig:
+    model: str = MISSING
+    image: str = MISSING
+    out: str | None = None
+    seed: int = 0
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    precision: str | None = None
     device: str = "auto"
 
 
@@ -109,6 +124,8 @@ class DrawConfig:
     image_size: int = 32
     captions: bool = False
     left_out: float = 0.0
+    style: str | None = None
+    style_share: float = 1.0
 
 
 @dataclass
@@ -166,6 +183,7 @@ class ReportConfig:
 SCHEMAS = {
     "sample_schema": SampleConfig,
     "caption_schema": CaptionConfig,
+    "upscale_schema": UpscaleConfig,
     "evaluate_schema": EvaluateConfig,
     "draw_schema": DrawConfig,
     "export_schema": ExportConfig,

@@ -26,11 +26,15 @@ _PART = 32  # pictures that a thread decodes at a time
 
 
 class CropBatch(NamedTuple):
-    """Crops of neighbouring pictures of one shard, and those members of them that a latent takes over."""
+    """Crops of neighbouring pictures of one shard, and those members of them that a latent takes over.
+
+    `large_NCHW3` are the same crops at twice the size, where they are wanted.
+    """
 
     shard: Shard
     samples: list[Sample]  # key, json and captions
     crops_NCHW3: np.ndarray
+    large_NCHW3: np.ndarray | None = None
 
 
 def crops_of(image_HWC: np.ndarray, size: Size, crops: int) -> np.ndarray:
@@ -50,13 +54,19 @@ def crops_of(image_HWC: np.ndarray, size: Size, crops: int) -> np.ndarray:
     return np.stack(plain if crops == 1 else plain + [crop[:, ::-1] for crop in plain])
 
 
+def doubled(size: Size) -> Size:
+    """A size with both sides twice as long."""
+    return 2 * size if isinstance(size, int) else [2 * side for side in size]
+
+
 def read_crops(
-    folder: Path, shards: Sequence[Shard], size: Size, crops: int, batch_size: int, workers: int
+    folder: Path, shards: Sequence[Shard], size: Size, crops: int, batch_size: int, workers: int, large: bool = False
 ) -> Iterator[CropBatch]:
     """All pictures of some image shards in batches of at most `batch_size` crops, none across two shards.
 
-    Decoding runs ahead in `workers` threads, over the borders of shards too. A shard whose bytes are not those of its
-    manifest, a picture that cannot be read and one smaller than `size` raise UserError.
+    With `large` they are cut at twice the size and then halved, so that both show the same. Decoding runs ahead in
+    `workers` threads, over the borders of shards too. A shard whose bytes are not those of its manifest, a picture that
+    cannot be read and one smaller than `size` (or twice that) raise UserError.
     """
     step = max(1, batch_size // crops)
     pending: deque[tuple[CropBatch, list[Future]]] = deque()
@@ -66,9 +76,13 @@ def read_crops(
             index = pool.submit(_index, folder, shard)  # started before the parts that wait for it
             for first in range(0, shard.samples, step):
                 rows = range(first, min(first + step, shard.samples))
-                batch = CropBatch(shard, [], np.empty((len(rows), crops, *sides(size), 3), np.uint8))
+                small, *more = (
+                    np.empty((len(rows), crops, *sides(each), 3), np.uint8)
+                    for each in ([size, doubled(size)] if large else [size])
+                )
+                batch = CropBatch(shard, [], small, *more)
                 parts = [
-                    pool.submit(_decode, index, rows[i : i + _PART], batch.crops_NCHW3[i : i + _PART])
+                    pool.submit(_decode, index, *(of_rows[i : i + _PART] for of_rows in (rows, small, *more)))
                     for i in range(0, len(rows), _PART)
                 ]
                 pending.append((batch, parts))
@@ -85,20 +99,23 @@ def _index(folder: Path, shard: Shard) -> TarIndex:
     return TarIndex(folder / shard.name, shard.samples)
 
 
-def _decode(index: Future, rows: range, crops_NCHW3: np.ndarray) -> list[Sample]:
+def _decode(index: Future, rows: range, crops_NCHW3: np.ndarray, large_NCHW3: np.ndarray | None = None) -> list[Sample]:
     """Put the crops of some rows of a shard where they belong, and return the other members."""
     tar: TarIndex = index.result()
-    crops, size = crops_NCHW3.shape[1], crops_NCHW3.shape[2:4]
+    largest_NCHW3 = crops_NCHW3 if large_NCHW3 is None else large_NCHW3
+    crops, size = crops_NCHW3.shape[1], largest_NCHW3.shape[2:4]
     samples = []
-    for row, crops_CHW3 in zip(rows, crops_NCHW3, strict=True):
+    for i, row in enumerate(rows):
         where, sample = f"{tar.path}: sample {tar.key(row)}", tar[row]
         image_HWC = decode_image(image_bytes(sample, where), where)
         if not fits(image_HWC.shape, size):
             wanted = size[0] if size[0] == size[1] else list(size)
-            raise UserError(
-                f"{where} is smaller than tokenizer.image_size {wanted}; pack again with prep.size={wanted}"
-            )
-        crops_CHW3[:] = crops_of(image_HWC, size, crops)
+            needs = "tokenizer.image_size" if large_NCHW3 is None else "twice tokenizer.image_size (encode.large=true),"
+            raise UserError(f"{where} is smaller than {needs} {wanted}; pack again with prep.size={wanted}")
+        largest_NCHW3[i] = crops_of(image_HWC, size, crops)
+        if large_NCHW3 is not None:
+            half = crops_NCHW3.shape[2:4]
+            crops_NCHW3[i] = [np.asarray(center_crop_resize(Image.fromarray(each), half)) for each in large_NCHW3[i]]
         samples.append({name: sample[name] for name in ("__key__", "json", "txt") if name in sample})
     return samples
 

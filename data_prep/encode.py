@@ -8,7 +8,7 @@ N pictures of a batch, C crops of a picture (a flip counts as one), h w token gr
 
 import json
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -60,6 +60,7 @@ class EncodeJob:
     batch_size: int
     workers: int
     settings: str
+    large: bool = False
 
 
 class _Made(NamedTuple):
@@ -80,10 +81,12 @@ class _Latent(NamedTuple):
     clip_CE: np.ndarray
     captions: list[str]
     text_clip_NE: np.ndarray
+    large_CHW: np.ndarray | None
 
     def sample(self) -> Sample:
         meta, texts = json.loads(self.image["json"]), self.text_clip_NE if self.captions else None
-        return latent_sample(self.image["__key__"], self.tokens_Chw, self.clip_CE, meta, self.captions, texts)
+        key = self.image["__key__"]
+        return latent_sample(key, self.tokens_Chw, self.clip_CE, meta, self.captions, texts, self.large_CHW)
 
 
 def encode(
@@ -101,20 +104,21 @@ def encode(
     make_encoders: Callable[[], Encoders] | None = None,
     say: Callable[[str], object] = lambda line: None,
     own_captions: bool = True,
+    large: bool = False,
 ) -> Manifest:
     """Encode every shard of `shards` into `latents` and return the manifest; what is done is not done again.
 
     `batch_size` counts crops, `workers` the threads that decode. `texts` need not belong to the images: the mean of
     their embeddings centres prompts later; the images' own captions, where there are enough, take their place only with
-    `own_captions`. Image shards that were added since are encoded, those of before keep their latents. Raises UserError
-    when `latents` was made with other settings or networks, of image shards that have changed or gone, or when it was
-    damaged; with `replace` just these shards, and those named in `redo`, are made again. An `executor` elsewhere needs
-    `make_encoders`, which makes equal `encoders` there and can be pickled and hashed. `say` is told why latents are
-    made again.
+    `own_captions`. With `large` a latent has the tokens of its crops at twice the size too. Image shards that were
+    added since are encoded, those of before keep their latents. Raises UserError when `latents` was made with other
+    settings or networks, of image shards that have changed or gone, or when it was damaged; with `replace` just these
+    shards, and those named in `redo`, are made again. An `executor` elsewhere needs `make_encoders`, which makes equal
+    `encoders` there and can be pickled and hashed. `say` is told why latents are made again.
     """
     images, out = Manifest.load(shards, "images"), Path(latents)
     images.check(shards)
-    made_by = _made_by(images, encoders, texts_fingerprint(texts, own_captions), crops)
+    made_by = _made_by(images, encoders, texts_fingerprint(texts, own_captions), crops, large)
     old = Manifest.load(out, "latents") if Manifest.exists(out) else None
     if old is not None and replace:
         if difference := describe_difference(_what_counts(old.made_by), _what_counts(made_by)):
@@ -138,11 +142,11 @@ def encode(
     settings, left = made_by["settings"], sum(shard.samples for shard in todo)
     what = "encoding images" + (f" of {len(todo)} of {len(images.shards)} shards" if kept else "")
     if executor.kind == "local":
-        batches = read_crops(Path(shards), todo, encoders.image_size, crops, batch_size, workers)
+        batches = read_crops(Path(shards), todo, encoders.image_size, crops, batch_size, workers, large)
         with tqdm(desc=what, total=left, unit=" images", file=sys.stderr) as bar:
             kept |= _encode_shards(batches, bar.update, out, encoders, settings)
     else:
-        place = (Path(shards), out, crops, batch_size, workers, settings)
+        place = (Path(shards), out, crops, batch_size, workers, settings, large)
         jobs = [EncodeJob(make_encoders, place[0], shard, *place[1:]) for shard in todo]
         run(encode_one, jobs, 1, what, left, 0, executor)
         kept |= _finished(out, None, settings)
@@ -154,8 +158,9 @@ def texts_fingerprint(texts: list[str], own_captions: bool = True) -> str:
     return fingerprint(texts if own_captions else {"only": texts})
 
 
-def _made_by(images: Manifest, encoders: Encoders, texts: str, crops: int) -> dict[str, Any]:
+def _made_by(images: Manifest, encoders: Encoders, texts: str, crops: int, large: bool) -> dict[str, Any]:
     encoded = {"image_size": encoders.image_size, "crops": crops, "precision": encoders.precision}
+    encoded |= {"large": True} if large else {}  # latents of before had no choice in
     made_by = {"images": images.content, "encode": encoded, **encoders.identity, "texts": texts}
     settings = {name: value for name, value in _what_counts(made_by).items() if name != "texts"}
     made_by["settings"] = fingerprint(settings)
@@ -224,7 +229,8 @@ def _start(out: Path, made_by: dict, old: Manifest | None, kept: dict[str, _Made
 def encode_one(job: EncodeJob, tick: Tick) -> None:
     """Make one latent shard, and a note beside it that says so."""
     encoders = _made_here(job.encoders)
-    batches = read_crops(job.images, [job.shard], encoders.image_size, job.crops, job.batch_size, job.workers)
+    size, how = encoders.image_size, (job.crops, job.batch_size, job.workers, job.large)
+    batches = read_crops(job.images, [job.shard], size, *how)
     _encode_shards(batches, lambda n: [tick() for _ in range(n)], job.out, encoders, job.settings)
 
 
@@ -253,18 +259,28 @@ def _encode_shards(
 
 @torch.no_grad()
 def _encoded(batch: CropBatch, encoders: Encoders) -> list[_Latent]:
-    N, C = batch.crops_NCHW3.shape[:2]
-    pixels = torch.from_numpy(batch.crops_NCHW3).flatten(0, 1)
-    image = to_model_range(pixels.to(encoders.device))
-    tokens = encoders.tokens(image).unflatten(0, (N, C)).cpu().numpy().astype(np.uint16)
-    clip = encoders.image(image).unflatten(0, (N, C)).cpu().numpy().astype(np.float16)
+    N = len(batch.crops_NCHW3)
+    image = _image(batch.crops_NCHW3, encoders.device)
+    tokens = _tokens(encoders.tokens(image), N)
+    clip = encoders.image(image).unflatten(0, (N, -1)).cpu().numpy().astype(np.float16)
+    large: Sequence = [None] * N
+    if batch.large_NCHW3 is not None:  # in quarters, which take as much memory as what is above
+        quarters = _image(batch.large_NCHW3, encoders.device).chunk(4)
+        large = _tokens(torch.cat([encoders.tokens(part) for part in quarters]), N)
     captions = [decode_captions(sample) for sample in batch.samples]
     flat = [caption for own in captions for caption in own]
     texts = encoders.text(flat).cpu().numpy().astype(np.float16) if flat else np.empty((0, clip.shape[-1]), np.float16)
     ends = np.cumsum([len(own) for own in captions])
-    return [
-        _Latent(*each) for each in zip(batch.samples, tokens, clip, captions, np.split(texts, ends[:-1]), strict=True)
-    ]
+    texts = np.split(texts, ends[:-1])
+    return [_Latent(*each) for each in zip(batch.samples, tokens, clip, captions, texts, large, strict=True)]
+
+
+def _image(crops_NCHW3: np.ndarray, device: torch.device) -> Tensor:
+    return to_model_range(torch.from_numpy(crops_NCHW3).flatten(0, 1).to(device))
+
+
+def _tokens(tokens_Bhw: Tensor, pictures: int) -> np.ndarray:
+    return tokens_Bhw.unflatten(0, (pictures, -1)).cpu().numpy().astype(np.uint16)
 
 
 def _write(out: Path, source: Shard, latents: list[_Latent], settings: str) -> _Made:

@@ -92,6 +92,8 @@ class _Place:
     def prep(self) -> dict[str, Any]:
         settings = asdict(self.settings) | ({"clip": self.clip} if self.clip else {})
         del settings["max_bad_fraction"]  # it decides whether there is a result, not what it is
+        if settings["caption"] is None:  # as it is of shards of before
+            del settings["caption"]
         return settings
 
 
@@ -212,7 +214,7 @@ def _lists(place: _Place, seen: Ledger) -> Iterator[list[Task]]:
         if tasks and (len(tasks) == place.settings.samples_per_shard or (most and size + file.bytes > most)):
             yield tasks
             tasks, size = [], 0
-        tasks.append(Task(file, seen.captions_of(file.path), companions.origin(seen, file)))
+        tasks.append(Task(file, place.settings.captions(seen.captions_of(file.path)), companions.origin(seen, file)))
         size += file.bytes
     if tasks:
         yield tasks

@@ -31,7 +31,8 @@ class PackSettings:
     shards are parted before anything is converted, so that any number of processes makes the same. `val_fraction` is
     that of the samples kept for validation. `deduplicate` keeps copies out; `near_duplicates` also what differs from
     an earlier picture in at most so many of the 64 bits of its perceptual hash. `clip_words` keeps only pictures whose
-    CLIP score with one of these texts reaches `clip_score`.
+    CLIP score with one of these texts reaches `clip_score`. `caption` is that of a picture without one of its own; with
+    {} in it, it is what every own caption becomes.
     """
 
     formats: list[str] = field(default_factory=lambda: list(FORMATS))
@@ -52,6 +53,7 @@ class PackSettings:
     near_duplicates: int | None = None
     clip_words: list[str] = field(default_factory=list)
     clip_score: float = 0.2
+    caption: str | None = None
 
     def __post_init__(self) -> None:
         if not self.formats or (unknown := [name for name in self.formats if name not in FORMATS]):
@@ -76,6 +78,8 @@ class PackSettings:
         ):
             if value is not None and not least <= value <= most:
                 raise UserError(f"prep.{name} is {value}, but must be between {least} and {most}")
+        if self.caption is not None and not self.caption.strip():
+            raise UserError("prep.caption is empty; say what all the pictures have in common, or leave it out")
         if not self.crop and not isinstance(self.size, int | None):
             raise UserError(f"prep.size={self.size} is the size of a crop; take prep.crop=true, or one number")
         try:
@@ -84,3 +88,11 @@ class PackSettings:
             raise UserError(
                 f"prep.background {self.background!r} is no colour; take a name or one such as '#808080'"
             ) from error
+
+    def captions(self, own: list[str]) -> list[str]:
+        """What a picture with these `own` captions is said to show."""
+        if self.caption is None:
+            return own
+        if "{}" in self.caption:
+            return [self.caption.replace("{}", text) for text in own]
+        return own or [self.caption]

@@ -55,33 +55,44 @@ def write_latents(
     embedding_size: int = 4,
     split_at: int = 8,
     captions: Callable[[int], list[str]] = lambda i: [],
+    large: bool = False,
 ) -> Manifest:
     """Latent shards; the tokens of sample i are i, but for the second, which is the number of the crop.
 
-    Where it has captions, the embedding of the c-th is c everywhere.
+    Where it has captions, the embedding of the c-th is c everywhere. A `large` token is that of which it is a quarter,
+    and 1 more in every other row.
     """
 
     def sample(i: int) -> Sample:
         tokens = np.full((crops, *grid), i, np.uint16)
         tokens[:, 0, 1] = range(crops)
         clip, meta, texts = np.full((crops, embedding_size), i % 7), {"source": f"{i}.png"}, captions(i)
-        if not texts:
-            return latent_sample(sample_key(i), tokens, clip, meta)
-        text_clip = np.arange(len(texts))[:, None].repeat(embedding_size, 1)
-        return latent_sample(sample_key(i), tokens, clip, meta, texts, text_clip)
+        text_clip = np.arange(len(texts))[:, None].repeat(embedding_size, 1) if texts else None
+        enlarged = tokens.repeat(2, 1).repeat(2, 2) if large else None
+        if large:
+            enlarged[:, 1::2] += 1
+        return latent_sample(sample_key(i), tokens, clip, meta, texts, text_clip, enlarged)
 
-    return _write(folder, "latents", sample, n_train, n_val, split_at, {})
+    made_by = {"encode": {"crops": crops, "large": True}} if large else {}
+    return _write(folder, "latents", sample, n_train, n_val, split_at, {}, made_by)
 
 
 def _write(
-    folder: Path, kind: str, sample: Callable[[int], Sample], n_train: int, n_val: int, split_at: int, facts: dict
+    folder: Path,
+    kind: str,
+    sample: Callable[[int], Sample],
+    n_train: int,
+    n_val: int,
+    split_at: int,
+    facts: dict,
+    made_by: dict | None = None,
 ) -> Manifest:
     shards = []
     for split, first, n in (("train", 0, n_train), ("val", 100, n_val)):
         for number, start in enumerate(range(first, first + n, split_at)):
             rows = range(start, min(start + split_at, first + n))
             shards.append(write_shard(folder / shard_name(split, number), map(sample, rows)))
-    manifest = Manifest(kind, shards, {"fingerprint": "test"}, facts)
+    manifest = Manifest(kind, shards, {"fingerprint": "test"} | (made_by or {}), facts)
     manifest.save(folder)
     return manifest
 

@@ -123,6 +123,7 @@ def test_a_package_is_known_in_its_homes_only(package, homes):
         ("clipgen/ranks.py", ()),
         ("clipgen/transformer/*", ("clipgen.transformer", "clipgen.errors")),
         ("clipgen/paired/*", ("clipgen.paired", "clipgen.transformer", "clipgen.data.atomic", "clipgen.errors")),
+        ("clipgen/upscale/*", ("clipgen.upscale", "clipgen.transformer")),
         ("clipgen/clip/*", ("clipgen.clip", "clipgen.checkpoint", "clipgen.data", "clipgen.errors")),
         ("clipgen/data/*", ("clipgen.data", "clipgen.errors")),
         ("clipgen/shapes/*", ("clipgen.shapes",)),
@@ -132,7 +133,14 @@ def test_a_package_is_known_in_its_homes_only(package, homes):
         ("clipgen/page.py", ()),
         ("clipgen/picture.py", ()),
         ("clipgen/schedule.py", ()),
-        ("clipgen/__init__.py", ("clipgen.pipeline", "clipgen.caption_pipeline")),
+        ("clipgen/__init__.py", ("clipgen.pipeline", "clipgen.caption_pipeline", "clipgen.upscaler")),
+        (
+            "clipgen/upscaler.py",
+            (
+                "clipgen.pipeline", "clipgen.pretrained", "clipgen.tokenizer", "clipgen.transformer",
+                "clipgen.upscale", "clipgen.data", "clipgen.errors",
+            ),
+        ),
         (
             "clipgen/pipeline.py",
             (
@@ -191,7 +199,7 @@ def test_the_two_stages_never_import_each_other(stage, other):
     ("stage", "third_parties"),
     [
         ("tokenizer", {"torch", "taming", "vector_quantize_pytorch"}), ("transformer", {"torch"}),
-        ("paired", {"torch", "sentencepiece"}),
+        ("paired", {"torch", "sentencepiece"}), ("upscale", {"torch"}),
     ],
 )
 def test_models_caches_samplers_and_losses_import_torch_only(stage, third_parties):

@@ -8,7 +8,7 @@ import torch
 
 from clipgen.caption_pipeline import Captioner
 from clipgen.check import check_sampling
-from clipgen.checkpoint import weights_sha256
+from clipgen.checkpoint import read_checkpoint, submodule, weights_sha256
 from clipgen.cli.build import load_clip_once, load_tokenizer, load_transformer, tokenizer_path
 from clipgen.cli.imports import check_inputs, read_paired
 from clipgen.cli.latents import check_latents
@@ -23,6 +23,8 @@ from clipgen.paired_pipeline import PairedGen
 from clipgen.pipeline import ClipGen
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.model import CausalTransformer
+from clipgen.upscale.model import UpscaleTransformer
+from clipgen.upscaler import Upscaler
 from data_prep.statistics import bank, load_statistics
 
 
@@ -32,9 +34,12 @@ def transformer_checkpoint(folder: Path) -> Path:
     return best if best.exists() else folder / "last.ckpt"
 
 
-def export(cfg, tokenizer: Path, transformer: Path, latents: Path, out: Path, stage: str = "transformer"):
+def export(
+    cfg, tokenizer: Path, transformer: Path, latents: Path, out: Path, stage: str = "transformer"
+) -> ClipGen | Captioner | Upscaler:
     """A folder that needs nothing else: safetensors, config, model card, and the CLIP where it is a local one."""
-    pipeline = {**ASSEMBLERS, "caption": assemble_captioner}[stage](cfg, tokenizer, transformer, latents)
+    others = {"caption": assemble_captioner, "super": assemble_super}
+    pipeline = (ASSEMBLERS | others)[stage](cfg, tokenizer, transformer, latents)
     pipeline.save_pretrained(out)
     return pipeline
 
@@ -90,6 +95,18 @@ def assemble_captioner(
     model = CaptionTransformer(**settings)
     model.load_state_dict(weights)
     return Captioner(vqgan, model, text, {"tokenizer": vqgan_settings, "paired": settings}, device)
+
+
+def assemble_super(cfg, tokenizer: Path, upscaler: Path, latents: Path, device: str | torch.device = "cpu") -> Upscaler:
+    """What enlarges, of a tokenizer and of a checkpoint of stage=super; it needs no CLIP."""
+    vqgan, vqgan_settings, sha256 = load_tokenizer(tokenizer, cfg.tokenizer.ckpt_config)
+    checkpoint = read_checkpoint(upscaler, "super")
+    settings, inputs = checkpoint["clipgen"]["settings"]["super"], checkpoint["clipgen"]["inputs"]
+    check_inputs(upscaler, inputs, {"tokenizer": (sha256, str(tokenizer))})
+    check_sampling(cfg.sampling, cfg.bank, settings["codebook_size"])
+    model = UpscaleTransformer(**settings)
+    model.load_state_dict(submodule(checkpoint, "transformer"))
+    return Upscaler(vqgan, model, asdict_of(cfg.sampling), {"tokenizer": vqgan_settings, "super": settings}, device)
 
 
 ASSEMBLERS = {"transformer": assemble, "paired": assemble_paired}  # of generators

@@ -114,6 +114,15 @@ def paired_settings(cfg: Config, grid, codebook_size: int, pieces: int, text_len
     return sizes | own | {"text_drop_prob": 0.0 if cfg.task == "caption" else m.cond_drop_prob}
 
 
+def upscale_settings(cfg: Config, grid, codebook_size: int) -> dict[str, Any]:
+    """What `UpscaleTransformer(**settings)` takes: it writes windows of the size that the other stages write."""
+    if any(side % 2 for side in grid):
+        raise UserError(f"stage=super halves the token grid {list(grid)} for its windows; take latents of even sides")
+    own = {key: value for key, value in asdict_of(cfg.transformer).items() if key in PAIRED_KEYS}
+    own |= {"sandwich": cfg.paired.sandwich, "pb_relax": cfg.paired.pb_relax}
+    return {"window": [side // 2 for side in grid], "codebook_size": codebook_size, **own}
+
+
 def load_tokenizer(path: str | Path, yaml: str | Path | None = None) -> tuple[VQGAN, dict[str, Any], str]:
     """(VQGAN in eval mode, its settings, sha256 of its weights) from a checkpoint, ours or a published one."""
     settings, state = read_tokenizer(path, yaml)

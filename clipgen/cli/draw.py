@@ -8,11 +8,22 @@ from clipgen.tools import DrawConfig
 
 
 def main(cfg: DrawConfig) -> None:
-    draw_folder(Path(cfg.out), cfg.n, cfg.seed, cfg.image_size, cfg.captions, cfg.left_out, cfg.world)
+    draw_folder(
+        Path(cfg.out), cfg.n, cfg.seed, cfg.image_size, cfg.captions, cfg.left_out, cfg.world, cfg.style,
+        cfg.style_share,
+    )  # fmt: skip
 
 
 def draw_folder(
-    out: Path, n: int, seed: int, image_size: int, captions: bool, left_out: float = 0.0, world: str = "shapes"
+    out: Path,
+    n: int,
+    seed: int,
+    image_size: int,
+    captions: bool,
+    left_out: float = 0.0,
+    world: str = "shapes",
+    style: str | None = None,
+    style_share: float = 1.0,
 ) -> None:
     """PNGs in sub-folders of a thousand; `captions.tsv` beside them when asked. A finished folder is left as it is."""
     from PIL import Image
@@ -20,6 +31,7 @@ def draw_folder(
 
     from clipgen.data.atomic import explained, replacing, write_json
     from clipgen.shapes import draw, two
+    from clipgen.shapes import style as styled
 
     check_world(world)
     if n < 1 or image_size < 16:
@@ -28,8 +40,15 @@ def draw_folder(
         raise UserError(f"left_out={left_out} is the share of things that captions do not name; take 0 to 1")
     if left_out and world == "two":
         raise UserError(f"left_out={left_out:g}: captions of world=two name everything; take left_out=0")
+    if style is not None and style not in styled.STYLES:
+        raise UserError(f"style={style} is unknown; take style={' or '.join(styled.STYLES)}")
+    if style and (left_out or world != "shapes"):
+        raise UserError(f"style={style} has captions that name everything, of world=shapes; take left_out=0, no world=")
+    if not 0 <= style_share <= 1:
+        raise UserError(f"style_share={style_share:g} is the share of pictures in the style; take 0 to 1")
     wanted = {"n": n, "seed": seed, "image_size": image_size, "captions": captions}
     wanted |= ({"left_out": left_out} if left_out else {}) | ({"world": world} if world != "shapes" else {})
+    wanted |= {"style": style, "style_share": style_share} if style else {}
     done = out / ".drawn.json"
     if done.exists():
         import json
@@ -42,7 +61,10 @@ def draw_folder(
         )
     lines = ["file\tcaption"]
     with explained(out):
-        drawn = two.world(n, seed, image_size) if world == "two" else draw.world(n, seed, image_size, left_out)
+        if style:
+            drawn = styled.world(n, seed, image_size, style_share)
+        else:
+            drawn = two.world(n, seed, image_size) if world == "two" else draw.world(n, seed, image_size, left_out)
         for i, (_, picture, text) in enumerate(tqdm(drawn, total=n, desc="drawing", unit="img")):
             path = out / f"{i // 1000:03d}" / f"{i:06d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from clipgen.tokenizer.imported import from_hfai, from_taming, needs_yaml, publi
 from clipgen.transformer.imported import from_hfai as from_hfai_transformer
 from clipgen.transformer.imported import published_weights as transformer_weights
 from clipgen.transformer.model import Transformer
+from clipgen.upscale.windows import SCALE
 
 OF_LATENTS = ("grid", "codebook_size", "embed_dim")
 TRAINED_BY = (  # may change in a later training
@@ -66,6 +67,18 @@ def read_paired(path: str | Path, *stages: str) -> tuple[dict[str, Any], dict[st
     return kept["settings"]["paired"], submodule(checkpoint, "transformer"), kept["inputs"], text
 
 
+def read_tokens_model(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, str]]:
+    """As `read_transformer`, of a checkpoint of any stage that knows image tokens."""
+    checkpoint = read_torch(path, "transformer")
+    kept = checkpoint.get("clipgen", {}) if isinstance(checkpoint, dict) else {}
+    if (stage := kept.get("stage")) not in ("paired", "super"):
+        return read_transformer(path)
+    found = kept["settings"][stage]
+    if stage == "super":
+        found = found | {"grid": [SCALE * side for side in found["window"]]}
+    return found, submodule(checkpoint, "transformer"), kept["inputs"]
+
+
 def check_start(
     path: str | Path, found: dict[str, Any], wanted: dict[str, Any], kind: type[nn.Module] = Transformer
 ) -> None:
@@ -73,7 +86,7 @@ def check_start(
     defaults = {name: each.default for name, each in signature(kind).parameters.items()}
     of_no_effect = ("rope_base",) if wanted["style"] == "gpt2" else ()
     for key in sorted(wanted.keys() - {*TRAINED_BY, *of_no_effect}):
-        has, value = found.get(key, defaults[key]), wanted[key]
+        has, value = found.get(key, defaults.get(key)), wanted[key]
         if has != value and key in OF_LATENTS:
             raise UserError(
                 f"transformer.ckpt={path} has {key} {has}, but the latents have {value}; take other latents"

@@ -34,6 +34,7 @@ def encode_latents(cfg: Config, replace: bool = False) -> Manifest:
     return encode(
         cfg.shards, cfg.latents, encoders, texts, source, e.crops, e.batch_size, e.workers or cores(), replace,
         executor=Executor(**asdict_of(cfg.executor)), make_encoders=there, say=say, own_captions=e.own_captions,
+        large=e.large,
     )  # fmt: skip
 
 
@@ -67,8 +68,8 @@ def encode_again(
         )
     return encode(
         shards, latents, encoders, texts, source, encoded["crops"], workers=cores(), replace=True, redo=broken,
-        own_captions=own_captions,
-    )
+        own_captions=own_captions, large=encoded.get("large", False),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -136,14 +137,19 @@ def _faster(cfg: Config, make, batch_size: int) -> Encoders:
     return make(chosen)
 
 
-def check_latents(latents: Manifest, folder: str, path: Path, sha256: str, clip: FrozenClip) -> None:
-    """Refuse latents of another tokenizer or another CLIP than the ones in use."""
+def check_tokenizer(latents: Manifest, folder: str, path: Path, sha256: str) -> None:
+    """Refuse latents of another tokenizer than the one in use."""
     made = latents.made_by["tokenizer"]["sha256"]
     if made != sha256:
         raise UserError(
             f"{folder}/manifest.json was made with tokenizer {made[:8]}… but {path} is {sha256[:8]}…; run "
             f"`clipgen encode` again with replace=true, or point tokenizer.ckpt at the old one"
         )
+
+
+def check_latents(latents: Manifest, folder: str, path: Path, sha256: str, clip: FrozenClip) -> None:
+    """Refuse latents of another tokenizer or another CLIP than the ones in use."""
+    check_tokenizer(latents, folder, path, sha256)
     made = latents.made_by["clip"]["fingerprint"]
     if made != clip.identity.fingerprint():
         raise UserError(

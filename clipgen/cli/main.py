@@ -12,7 +12,7 @@ VERBS = {
     "run": "the whole way from a folder of images to a generator",
     "prep": "folder → image shards",
     "draw": "the demo world's pictures into a folder",
-    "train": "one stage: vqgan, transformer, paired, or clip",
+    "train": "one stage: vqgan, transformer, paired, super, or clip",
     "encode": "image shards → latent shards",
     "verify": "re-read shards against their manifest, and repair them",
     "browse": "a contact sheet of shards or latents",
@@ -20,12 +20,13 @@ VERBS = {
     "compare": "ways to train, side by side: as many FLOPs each, judged alike",
     "sample": "prompts → images",
     "caption": "images → captions, by a paired model trained for it",
+    "upscale": "an image → the same at twice the size",
     "evaluate": "a generator judged on the demo world's prompts, or a tokenizer on held-out images",
     "export": "a self-contained model folder of a run",
     "report": "one page for a run, a sweep or a comparison",
 }
 # Verbs whose settings stand apart: `model` is a folder for them and a config group for the others.
-TOOLS = ("sample", "caption", "evaluate", "draw", "verify", "browse", "gap", "report")
+TOOLS = ("sample", "caption", "upscale", "evaluate", "draw", "verify", "browse", "gap", "report")
 SWEPT = ("run", "train")  # verbs of which each job of a sweep is a process with a folder of its own
 HELP = ("-h", "--help", "help")
 

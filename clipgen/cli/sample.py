@@ -56,9 +56,11 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
     from clipgen.data.atomic import replacing
     from clipgen.picture import image_grid
     from clipgen.pipeline import ClipGen
+    from clipgen.upscaler import Upscaler
 
     pipeline = ClipGen.from_pretrained(cfg.model, pick_device(cfg.device))
     captioner = None if cfg.captioner is None else Captioner.from_pretrained(cfg.captioner, pipeline.device)
+    upscaler = Upscaler.from_pretrained(cfg.upscale, pipeline.device) if cfg.upscale else None
     sampling = {key: cfg[key] for key in GENERATION}
     negative = [] if cfg.negative is None else [cfg.negative]
     asked = [*texts, *negative, *(value for value, kind, _ in parts if kind == "text")]
@@ -86,6 +88,9 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
     seconds = time.perf_counter() - began
     labels = texts or [f"mix {Path(cfg.mix).name}" if cfg.mix else f"like {Path(cfg.image).name}"]
     scores = pipeline.scores(images, [text for text in texts for _ in range(each)]) if texts else [None] * each
+    if upscaler:
+        with tqdm(total=len(images), desc="enlarging", unit="img") as bar:
+            images = upscaler.upscale(images, cfg.seed, bar.update)
     out = Path(cfg.out)
     used = pipeline.sampling | {key: value for key, value in sampling.items() if value is not None}
     if cfg.image and not texts and cfg.fidelity is None:
@@ -101,6 +106,8 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
         line |= {"number": i % each, "seed": cfg.seed, "settings": used, "model": cfg.model, "clip_score": score}
         if cfg.candidates is not None:
             line |= {"candidates": cfg.candidates, "rerank": cfg.rerank or "clip", "captioner": cfg.captioner}
+        if cfg.upscale:
+            line |= {"upscale": cfg.upscale}
         lines.append(line | {"clip_score_by": by})
     with replacing(out / "samples.jsonl") as path:
         path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")

@@ -65,7 +65,7 @@ def fit(
     """Train to the end, or from the last checkpoint to the end, `finish`, and mark the stage as done."""
     last = record.folder / "last.ckpt"
     checkpoint = read_checkpoint(last, record.stage)["clipgen"] if last.exists() else {"batches": 0}
-    by_loss = record.stage in ("transformer", "paired", "caption")  # of the others the last is used
+    by_loss = record.stage in ("transformer", "paired", "caption", "super")  # of the others the last is used
     monitor = "val/loss" if data.n_val and by_loss else None
     if not data.n_val:
         why = "trainer.val_samples=0" if cfg.trainer.val_samples == 0 else f"{data.folder} has no validation split"

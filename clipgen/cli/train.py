@@ -29,18 +29,20 @@ def main(cfg: Config) -> float | None:
     from clipgen.cli.say import say
     from clipgen.cli.stages import train_clip, train_transformer, train_vqgan
     from clipgen.cli.train_paired import train_paired
+    from clipgen.cli.train_super import train_super
 
     join(pick_device(cfg.trainer.device).type)
     use_threads(cfg)
     if cfg.stage == "vqgan":
         print_choices(adopt_tokenizer(cfg))
-    if cfg.stage in ("transformer", "paired"):
+    if cfg.stage in ("transformer", "paired", "super"):
         fill_from_shards(cfg, cfg.latents, "latents", ["transformer", "trainer"])
     else:
         fill_from_shards(cfg, cfg.shards, "images", ["tokenizer" if cfg.stage == "vqgan" else cfg.stage, "trainer"])
     check(cfg)
     stages = {
-        "vqgan": train_vqgan, "transformer": train_transformer, "paired": train_paired, "clip": train_clip,
+        "vqgan": train_vqgan, "transformer": train_transformer, "paired": train_paired, "super": train_super,
+        "clip": train_clip,
     }  # fmt: skip
     record = stages[cfg.stage](cfg, folder)
     if cfg.stage in ("transformer", "paired") and is_figure(cfg.metric):

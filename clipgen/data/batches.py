@@ -203,6 +203,45 @@ class CaptionedLatentBatches(LatentBatches):
         return decode_npy(member(sample, "text_clip.npy", where), f"{where}, text_clip.npy")
 
 
+class LargeLatentBatches(LatentBatches):
+    """Cached tokens at two sizes, {"tokens": int64 (B, h, w), "large": int64 (B, 2·h, 2·w)}."""
+
+    def __init__(self, shards: ShardSet, limit: int | None = None):
+        super().__init__(shards, limit)
+        self._large: np.ndarray | None = None  # (n, C, 2·h, 2·w)
+
+    def load(self, memory_limit_bytes: int) -> None:
+        super().load(memory_limit_bytes)
+        if self._held is None or self._large is not None or 5 * self._held[0].nbytes > memory_limit_bytes:
+            return
+        first_CHW = self._large_of(0)
+        self._large = np.empty((self.n, *first_CHW.shape), np.uint16)
+        for i in _progress(self.n, "reading latents"):
+            self._large[i] = self._large_of(i)
+
+    def _take(self, rows: Sequence[int], draws_B: np.ndarray) -> Batch:
+        batch = super()._take(rows, draws_B)
+        crops, h, w = self._shapes[0]
+        crops_B = (draws_B * crops).astype(np.int64)
+        if self._large is not None:
+            large_BHW = self._large[rows, crops_B]
+        else:
+            large_BHW = np.stack([self._large_of(i)[crop] for i, crop in zip(rows, crops_B, strict=True)])
+        large_BHW = torch.from_numpy(large_BHW.astype(np.int64))
+        return {"tokens": batch["tokens"].view(-1, h, w), "large": large_BHW}
+
+    def _large_of(self, i: int) -> np.ndarray:
+        where = self.shards.where(i)
+        large_CHW = decode_npy(member(self.shards[i], "large.npy", where), f"{where}, large.npy")
+        crops, h, w = self._shapes[0]
+        if (large_CHW.dtype, large_CHW.shape) != (np.uint16, (crops, 2 * h, 2 * w)):
+            raise UserError(
+                f"{where} has large tokens {large_CHW.dtype}{large_CHW.shape}, not twice its tokens {crops, h, w}; "
+                "run `clipgen encode` again"
+            )
+        return large_CHW
+
+
 def captioned(shards: ShardSet, share: float = 1.0, limit: int | None = None) -> tuple[np.ndarray, int]:
     """(Numbers of the samples that have a caption and lie in the `share`, how many lie in it); of the first `limit`.
 

@@ -21,6 +21,7 @@ from clipgen.data.batches import (
     CaptionedBatches,
     CaptionedLatentBatches,
     ImageBatches,
+    LargeLatentBatches,
     LatentBatches,
     captioned,
     read_latent,
@@ -187,6 +188,23 @@ class LatentData(_Data):
         if stage == "fit":
             self.train_batches.load(self.memory_limit_bytes)
         self.val_batches.load(self.memory_limit_bytes)
+
+
+class LargeLatentData(LatentData):
+    """Cached tokens of pictures at two sizes, {"tokens": int64 (B, h, w), "large": int64 (B, 2·h, 2·w)}.
+
+    UserError where `clipgen encode` was not asked for the large ones.
+    """
+
+    def __init__(self, latents: str | Path, *arguments, **options):
+        super().__init__(latents, *arguments, **options)
+        if not self.made_by.get("encode", {}).get("large"):
+            raise UserError(
+                f"latents={latents} have no tokens of pictures at twice the size; run `clipgen encode` with "
+                "encode.large=true into another folder, from pictures of at least that size"
+            )
+        self.train_batches = LargeLatentBatches(self.shards("train"))
+        self.val_batches = LargeLatentBatches(self.shards("val"), limit=self.val_samples)
 
 
 class CaptionedLatentData(LatentData):

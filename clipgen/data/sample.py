@@ -45,8 +45,12 @@ def latent_sample(
     meta: dict[str, Any],
     captions: Sequence[str] | None = None,
     text_clip: np.ndarray | None = None,
+    large: np.ndarray | None = None,
 ) -> Sample:
-    """The members of a latent sample: `tokens` uint16 (crops, h, w), `clip` (crops, E), `text_clip` (N, E)."""
+    """The members of a latent sample: `tokens` uint16 (crops, h, w), `clip` (crops, E), `text_clip` (N, E).
+
+    `large` uint16 (crops, 2·h, 2·w) are the tokens at twice the size.
+    """
     assert tokens.ndim == 3 and tokens.dtype == np.uint16, (tokens.shape, tokens.dtype)
     assert clip.ndim == 2 and len(clip) == len(tokens), (clip.shape, tokens.shape)
     members = {
@@ -55,6 +59,9 @@ def latent_sample(
         "clip.npy": encode_npy(clip.astype(np.float16)),
         "json": encode_json(meta),
     } | _captions(captions)
+    if large is not None:
+        assert large.shape == (len(tokens), 2 * tokens.shape[1], 2 * tokens.shape[2]), (large.shape, tokens.shape)
+        members["large.npy"] = encode_npy(large.astype(np.uint16))
     if text_clip is not None:
         assert captions is not None and text_clip.shape == (len(captions), clip.shape[1]), text_clip.shape
         members["text_clip.npy"] = encode_npy(text_clip.astype(np.float16))

@@ -191,13 +191,17 @@ def distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def mask(scene: Scene, image_size: int) -> np.ndarray:
     """Coverage of each pixel by the shape, float in [0, 1], (H, W)."""
+    return np.clip(0.5 - away(scene, image_size), 0.0, 1.0)
+
+
+def away(scene: Scene, image_size: int) -> np.ndarray:
+    """How many pixels each one lies outside of the shape, (H, W); negative inside."""
     centres = (np.arange(image_size) + 0.5) / image_size
     dx, dy = np.meshgrid(centres - scene.x, centres - scene.y)
     angle = np.deg2rad(scene.angle)
     u = (dx * np.cos(angle) + dy * np.sin(angle)) / scene.radius
     v = (-dx * np.sin(angle) + dy * np.cos(angle)) / scene.radius
-    pixels = distance(scene.shape, u, v) * scene.radius * image_size
-    return np.clip(0.5 - pixels, 0.0, 1.0)
+    return distance(scene.shape, u, v) * scene.radius * image_size
 
 
 def draw(scene: Scene, image_size: int = 32) -> np.ndarray:

@@ -228,9 +228,13 @@ def rotary_2d(h: int, w: int, head_dim: int, n_prefix: int, base: float) -> tupl
     """
     if head_dim % 4:
         raise ValueError(f"head size is {head_dim}; 2-D rotary positions need a multiple of 4 (width / heads)")
-    turns_F = base ** -(torch.arange(0, head_dim // 4) / (head_dim // 4))
     rows_L = torch.arange(1, h + 1).repeat_interleave(w)
     columns_L = torch.arange(1, w + 1).repeat(h)
-    angles_LF = torch.cat([rows_L[:, None] * turns_F, columns_L[:, None] * turns_F], 1)
-    angles_TF = F.pad(angles_LF, (0, 0, n_prefix, 0))
-    return angles_TF.cos().repeat(1, 2), angles_TF.sin().repeat(1, 2)
+    angles_TK = F.pad(rotary_angles(rows_L, columns_L, head_dim, base), (0, 0, n_prefix, 0))
+    return angles_TK.cos(), angles_TK.sin()
+
+
+def rotary_angles(rows_L: Tensor, columns_L: Tensor, head_dim: int, base: float) -> Tensor:
+    """The turns (L, K) of tokens at these places."""
+    turns_F = base ** -(torch.arange(0, head_dim // 4) / (head_dim // 4))
+    return torch.cat([rows_L[:, None] * turns_F, columns_L[:, None] * turns_F], 1).repeat(1, 2)

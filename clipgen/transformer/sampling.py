@@ -20,7 +20,7 @@ SCHEDULES = ("constant", "power_cosine")
 
 
 class Given(NamedTuple):
-    """Tokens that every image of the batch keeps: `token_L` counts where `known_L`."""
+    """Tokens that a batch keeps: `token_L`, of all its images or a row each (B, L), counts where `known_L`."""
 
     token_L: Tensor
     known_L: Tensor
@@ -171,14 +171,14 @@ def sample(
     known = known_L[order].tolist()
     lead = known.index(False) if False in known else L  # tokens that nothing is drawn before
     x_RSD = prefix_RPD
+    given_BL = None if given is None else given.token_L.expand(B, L)
     if lead:
-        shown = given.token_L[order[:lead]]
-        token_BL[:, order[:lead]] = shown
-        x_RSD = torch.cat([prefix_RPD, model.embed(shown).expand(R, -1, -1)], 1)
+        token_BL[:, order[:lead]] = shown_BS = given_BL[:, order[:lead]]
+        x_RSD = torch.cat([prefix_RPD, model.embed(shown_BS).repeat(R // B, 1, 1)], 1)
     for i, place in enumerate(order[lead:], lead):
         logits_RV = step(x_RSD, cache).float()
         if known[i]:
-            token_B1 = given.token_L[place].expand(B, 1)
+            token_B1 = given_BL[:, place, None]
         else:
             scale = scale_at(i, L, guidance_scale, guidance_schedule)
             logits_BV = guide(logits_RV[:B], logits_RV[B : 2 * B], scale) if contrasted else logits_RV

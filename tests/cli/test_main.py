@@ -25,14 +25,16 @@ KEYS = {
     "run": "name out images captions captions_share shards latents stage task experiment world prompts preview seed "
     "bank replace prep clip tokenizer transformer paired encode executor sampling trainer metric "
     "direction compare",
-    "sample": "model prompts image mix negative mask candidates keep rerank captioner out n seed guidance_scale "
-    "guidance_schedule temperature top_k top_p min_p clusters prefix_boost fidelity bridge precision batch_size device",
+    "sample": "model prompts image mix negative mask candidates keep rerank captioner upscale out n seed "
+    "guidance_scale guidance_schedule temperature top_k top_p min_p clusters prefix_boost fidelity bridge precision "
+    "batch_size device",
     "caption": "model image n seed temperature top_k top_p out device",
     "evaluate": "model shards world prompts split n seed guidance_scale guidance_schedule temperature top_k top_p "
     "min_p clusters prefix_boost fidelity bridge precision batch_size out device "
     "stage name run tokenizer val_samples perturb_prob perturb_neighbours perceptual perceptual_weights fid_weights "
     "dinov2_weights captioner nearest clip",
-    "draw": "out world n seed image_size captions left_out",
+    "upscale": "model image out seed temperature top_k top_p min_p precision device",
+    "draw": "out world n seed image_size captions left_out style style_share",
     "gap": "latents captions templates clip bank out device",
     "export": "name run out stage task bank clip sampling tokenizer transformer",
     "verify": "shards latents repair images captions tokenizer device",
@@ -170,6 +172,10 @@ def test_a_verb_unlike_any_suggests_none(clipgen, one_line):
         (["train", "stage=vqgan", "shards=nowhere"], "nowhere/manifest.json does not exist"),
         (["train", "stage=transformer", "latents=nowhere"], "nowhere/manifest.json does not exist"),
         (["draw", "out=x", "n=0"], "n=0"),
+        (["draw", "out=x", "style=ink"], "style=ink is unknown; take style=outline"),
+        (["draw", "out=x", "style=outline", "world=two"], "style=outline has captions that name everything"),
+        (["draw", "out=x", "style=outline", "style_share=2"], "style_share=2 is the share"),
+        (["upscale", "image=x"], "model"),
         (["report", "run=nowhere"], "nowhere"),
         (["export", "run=nowhere", "clip=shapes"], "nowhere"),
         (["evaluate", "model=x"], "world=shapes"),

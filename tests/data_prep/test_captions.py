@@ -3,9 +3,14 @@
 import json
 
 import pytest
+from PIL import Image
 
+from clipgen.data.sample import decode_captions
+from clipgen.data.shards import ShardSet
 from clipgen.errors import UserError
 from data_prep.captions import read_captions
+from data_prep.pack import pack
+from data_prep.settings import PackSettings
 
 BIRDS = [("a.png", "a red bird"), ("a.png", "red, and a bird"), ("d/b.png", 'a "dog"')]
 
@@ -71,3 +76,26 @@ def test_a_broken_table_is_named(tmp_path, name, content, says):
         list(read_captions(tmp_path / name))
     with pytest.raises(UserError, match="does not exist"):
         list(read_captions(tmp_path / "gone.csv"))
+
+
+@pytest.mark.parametrize(
+    ("caption", "wanted"),
+    [
+        (None, [["a bird", "a red bird"], []]),
+        ("in the style of ink", [["a bird", "a red bird"], ["in the style of ink"]]),
+        ("{}, in ink", [["a bird, in ink", "a red bird, in ink"], []]),
+    ],
+)
+def test_one_sentence_for_all_pictures(tmp_path, caption, wanted):
+    (tmp_path / "in").mkdir()
+    for name, level in (("a", 10), ("b", 200)):
+        Image.new("RGB", (20, 20), (level, 0, 0)).save(tmp_path / "in" / f"{name}.png")
+    captions = {"a.png": ["a bird", "a red bird"]}
+    made = pack(tmp_path / "in", tmp_path / "out", PackSettings(val_fraction=0, caption=caption), captions=captions)
+    assert [decode_captions(sample) for sample in ShardSet(tmp_path / "out", "train")] == wanted
+    assert ("caption" in made.made_by["prep"]) == (caption is not None)
+
+
+def test_an_empty_sentence_is_refused():
+    with pytest.raises(UserError, match=r"prep\.caption is empty"):
+        PackSettings(caption=" ")

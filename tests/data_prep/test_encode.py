@@ -391,6 +391,28 @@ def test_ten_crops_are_those_of_crops_of(image_folder, encoders, vqgan, clip, tm
         np.testing.assert_allclose(clip_CE, clip.encode_image(image_CCHW).numpy(), atol=1e-3)
 
 
+@pytest.mark.parametrize("crops", [2, 10])
+def test_large_tokens_are_those_of_the_same_crops_at_twice_the_size(make_images, encoders, vqgan, tmp_path, crops):
+    make_images(tmp_path / "images", width=26, height=24)
+    made = encode(tmp_path / "images", tmp_path, encoders, TEXTS, "the test", crops=crops, batch_size=30, large=True)
+    assert made.made_by["encode"]["large"] is True and verify(tmp_path, tmp_path / "images") == []
+    images, shards = ShardSet(tmp_path / "images", "val"), ShardSet(tmp_path, "val")
+    for i in range(len(shards)):
+        large_CHW3 = crops_of(decode_image(images[i]["png"]), 2 * SIZE, crops)
+        halves = [np.asarray(center_crop_resize(Image.fromarray(each), SIZE)) for each in large_CHW3]
+        with torch.no_grad():
+            for name, pixels in (("tokens.npy", np.stack(halves)), ("large.npy", large_CHW3)):
+                wanted = vqgan.encode(to_model_range(torch.from_numpy(pixels))).numpy()
+                assert np.array_equal(decode_npy(shards[i][name]), wanted)
+    with pytest.raises(UserError, match=r"made otherwise \(encode\.large"):
+        encode(tmp_path / "images", tmp_path, encoders, TEXTS, "the test", crops=crops)
+
+
+def test_pictures_too_small_for_large_tokens_are_refused(image_folder, encoders, tmp_path):
+    with pytest.raises(UserError, match=r"smaller than twice tokenizer\.image_size .*, 16; pack again"):
+        encode(image_folder, tmp_path, encoders, TEXTS, "the test", large=True)
+
+
 @pytest.mark.parametrize("workers", [2, 4])
 def test_the_number_of_workers_changes_no_byte(image_folder, latents, encoders, tmp_path, workers):
     encode(image_folder, tmp_path, encoders, TEXTS, "the test", batch_size=3, workers=workers)
