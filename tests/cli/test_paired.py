@@ -111,14 +111,12 @@ def test_cogview_s_preset_trains_with_everything_on(train, at, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [[], ["paired.window=5", "paired.pivots=3"]])
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_ranks_train_what_one_does(train, clipgen_process, tmp_path, strategy, words):
-    common = ["trainer.precision=32-true", "transformer.train.optimizer=adamw", "transformer.dropout=0", *words]
+def test_two_ranks_train_what_one_does(train, clipgen_process, tmp_path):
+    common = ["trainer.precision=32-true", "transformer.train.optimizer=adamw", "transformer.dropout=0"]
     states = []
-    for devices in ([], ["trainer.devices=2", f"trainer.strategy={strategy}"]):
-        out = tmp_path / str(len(devices))
-        outcome = train(*common, *devices, out=out, command=clipgen_process)
+    for devices in (1, 2):
+        out = tmp_path / str(devices)
+        outcome = train(*common, f"trainer.devices={devices}", out=out, command=clipgen_process)
         assert outcome.status == 0, outcome.error
         states.append(read_checkpoint(out / "paired" / "last.ckpt", "paired")["state_dict"])
     for name, tensor in states[0].items():
@@ -140,19 +138,6 @@ def test_sparse_attention_to_pictures(train, clipgen, run_folder, tiny_clip_fold
         assert sampled.status == 0, sampled.error
     assert "begins anew" in train("paired.window=5", "paired.pivots=2").said
     assert "window" not in json.dumps(paired_settings(Config(), [4, 4], 8, 9, 9))  # as trainings of before have it
-
-
-@pytest.mark.slow
-def test_sparse_attention_is_compiled_and_continued(train, tmp_path):
-    words = ["paired.window=5", "paired.pivots=3", "trainer.precision=32-true", "trainer.num_workers=0"]
-    states = []
-    for name, compile in (("plain", "false"), ("compiled", "true")):
-        outcome = train(*words, f"trainer.compile={compile}", out=tmp_path / name)
-        assert outcome.status == 0, outcome.error
-        states.append(read_checkpoint(tmp_path / name / "paired" / "last.ckpt", "paired")["state_dict"])
-    assert states[0].keys() == states[1].keys()
-    for name, tensor in states[0].items():
-        assert (states[1][name].float() - tensor.float()).abs().mean() < 1e-3, name
 
 
 def test_a_transformer_of_captions(train, clipgen, captioned, run_folder, tiny_clip_folder, one_line, tmp_path):
