@@ -4,10 +4,12 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from clipgen.config import (
     WORLDS,
+    Clip,
     Config,
     Paired,
     Sampling,
@@ -15,7 +17,7 @@ from clipgen.config import (
     TransformerModel,
     TransformerTraining,
     VQGANTraining,
-)  # fmt: skip
+)
 from clipgen.errors import UserError
 
 LEAST = {
@@ -154,6 +156,14 @@ def check(cfg: Config) -> None:
             f"transformer.width={m.width} over transformer.heads={m.heads} gives no head size that is a multiple of 4; "
             f"take heads={max(1, m.width // 64)}"
         )
+
+
+def check_clip(clip: Clip) -> None:
+    """UserError where a CLIP that does not ship is not made yet, with the commands that make it."""
+    if not clip.made_by or not clip.model.startswith("local-dir:"):
+        return
+    if not (Path(clip.model.removeprefix("local-dir:")) / "open_clip_config.json").is_file():
+        raise UserError(f"clip.model={clip.model} is not made yet; type first: {clip.made_by}")
 
 
 def _check_paired(cfg: Config) -> None:

@@ -37,6 +37,7 @@ class Clip:
     model: str = MISSING
     pretrained: str | None = None
     captions: str | None = None
+    made_by: str | None = None  # commands that make the local folder of `model`, to be told where it is missing
     architecture: dict[str, Any] = field(default_factory=dict)
     train: ClipTraining = field(default_factory=ClipTraining)
 
@@ -233,6 +234,7 @@ class Comparison:
     arms: list[str] = field(
         default_factory=lambda: ["clipgen", "plain_swap", "clip_gen_paper", "paired", "paired_clip"]
     )
+    captions_shares: list[float] = field(default_factory=list)  # of arms that use captions, instead of their own
     steps: int = 1500  # of arm clipgen; the others get as many FLOPs, and as many pictures
     equal_images: bool = True
     jobs: int = 1  # trainings at once
@@ -241,7 +243,8 @@ class Comparison:
     trials: int = 8
     development: int = 1  # pictures of a prompt
     test: int = 4
-    prompts: int = 200  # of each split, where captions are the prompts
+    prompts: int = 200  # of each split, where captions or those of `prompts_file` are the prompts
+    prompts_file: str | None = None  # one a line, instead of the captions of validation pictures
     tolerance: float = 0.02
     judge_model: str | None = None  # a CLIP that conditioned nothing, for the scores
     judge_pretrained: str | None = None

@@ -3,13 +3,16 @@
     python examples/noto_emoji.py split noto_emoji.tar outputs/emoji
     python examples/noto_emoji.py retrieval outputs/emoji outputs/emoji_clip/clip
     python examples/noto_emoji.py steering outputs/emoji outputs/emoji/model
+    python examples/noto_emoji.py ask outputs/emoji outputs/compare_emoji
 
-Emoji that differ in skin tone or hair only stand on the same side. N pictures, E embedding size
+`ask` sets a quarter of the second half aside: its names are asked for where only the rest was trained on. Emoji that
+differ in skin tone or hair only stand on the same side. N pictures, E embedding size
 """
 
 import csv
 import hashlib
 import io
+import shutil
 import sys
 import tarfile
 from pathlib import Path
@@ -48,6 +51,30 @@ def split(tar: Path, out: Path) -> None:
     for side, lines in tables.items():
         (out / f"{side}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"{side}: {(len(lines) - 1) // 3} pictures in {out / side}")
+
+
+def ask(folder: Path, out: Path) -> None:
+    """`out`/pictures and their table without a quarter of the emoji of `folder`/pictures, whose names are asked.txt.
+
+    Of names that differ in skin tone or hair only the plain one is asked for.
+    """
+    table = folder / "pictures.tsv"
+    if not table.is_file():
+        raise SystemExit(f"{table} does not exist; type first: python {sys.argv[0]} split noto_emoji.tar {folder}")
+    rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines()[1:]]
+    kept, asked = ["file\tcaption"], []
+    for i in range(0, len(rows), 3):  # an emoji has three captions, its name first
+        file, name = rows[i]
+        base = name.split(",")[0]
+        if hashlib.sha256(base.encode()).digest()[1] % 4 == 0:
+            asked += [name] if name == base else []
+            continue
+        (out / "pictures").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / "pictures" / file, out / "pictures" / file)
+        kept += ["\t".join(row) for row in rows[i : i + 3]]
+    (out / "pictures.tsv").write_text("\n".join(kept) + "\n", encoding="utf-8")
+    (out / "asked.txt").write_text("\n".join(asked) + "\n", encoding="utf-8")
+    print(f"{(len(kept) - 1) // 3} pictures in {out / 'pictures'}, {len(asked)} names in {out / 'asked.txt'}")
 
 
 def retrieval(folder: Path, clip_folder: Path) -> None:
@@ -95,7 +122,7 @@ def steering(folder: Path, model: Path, n: int = 4) -> None:
 
 
 def main() -> None:
-    commands = {"split": split, "retrieval": retrieval, "steering": steering}
+    commands = {"split": split, "retrieval": retrieval, "steering": steering, "ask": ask}
     if len(sys.argv) != 4 or sys.argv[1] not in commands:
         raise SystemExit(__doc__)
     commands[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))

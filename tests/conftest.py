@@ -169,6 +169,12 @@ def comparison() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def known() -> ModuleType:
+    """`evaluation/known.py`: stand-ins for what is judged, which know what they are asked."""
+    return _module_of("evaluation/known.py")
+
+
+@pytest.fixture(scope="session")
 def read_page() -> Callable:
     """What a browser would see of an HTML file: `text`, and `of(tag)`."""
     return _module_of("evaluation/test_report.py").Page

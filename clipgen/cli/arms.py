@@ -9,7 +9,7 @@ import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 
-from clipgen.check import check
+from clipgen.check import check, check_clip
 from clipgen.cli.build import (
     load_clip_once,
     load_tokenizer,
@@ -46,6 +46,11 @@ class Arm:
         sampling = asdict_of(self.cfg.sampling)
         return {key: sampling[key] for key in self.cfg.compare.arm.choices}
 
+    def captions_shares(self, compared: Config) -> list[float]:
+        """Of its file, or those that a comparison asks for; an arm that uses no captions keeps its 0."""
+        own = list(self.cfg.compare.arm.captions_shares)
+        return list(compared.compare.captions_shares) if any(own) and compared.compare.captions_shares else own
+
 
 def typed_words() -> list[str]:
     """What the user typed for the settings of a run, to be typed again; not where it runs, nor what it compares."""
@@ -74,6 +79,7 @@ def find_arms(names: Sequence[str], words: Sequence[str], shards: str) -> list[A
         choices_from_shards(cfg, shards, "images")
         cfg.prep.workers = None
         check(cfg)
+        check_clip(cfg.clip)
         own = bool(found) and asdict_of(cfg.tokenizer) != asdict_of(found[0].cfg.tokenizer)
         found.append(Arm(name, cfg, own))
     return found

@@ -21,6 +21,7 @@ from clipgen.cli.machine import pick_device
 from clipgen.cli.record import FILE as STAGE
 from clipgen.cli.say import say
 from clipgen.clip.frozen import load_clip
+from clipgen.clip.texts import read_texts
 from clipgen.config import WORLDS, Config
 from clipgen.data.atomic import fingerprint, replacing, write_json
 from clipgen.data.manifest import Manifest
@@ -34,17 +35,21 @@ TRIALS, TEST, PICTURES = "trials.json", "test.json", "test.npz"
 
 
 def find_world(cfg: Config) -> World:
-    """A drawn world, or one's own: captions of the held-out pictures, and a CLIP that says how well they are met."""
+    """A drawn world, or one's own: captions of held-out pictures or given prompts, and a CLIP that marks answers."""
     if cfg.world in WORLDS:
         return {"shapes": shapes_world, "two": two_world}[cfg.world]()
-    shards = ShardSet(cfg.shards, "val", Manifest.load(cfg.shards, "images"))
-    captions = [caption for i in range(len(shards)) for caption in decode_captions(shards[i])[:1]]
-    if len(texts := captions or list(cfg.prompts)) < 2:
+    c = cfg.compare
+    texts = read_texts(c.prompts_file, f"compare.prompts_file={c.prompts_file}", "prompt") if c.prompts_file else []
+    if not texts:
+        shards = ShardSet(cfg.shards, "val", Manifest.load(cfg.shards, "images"))
+        texts = [caption for i in range(len(shards)) for caption in decode_captions(shards[i])[:1]]
+        texts = texts or list(cfg.prompts)
+    if len(set(texts)) < 2:
         raise UserError(
-            f"shards={cfg.shards} have {len(captions)} captions to validate with, so there is nothing to ask for; "
-            "pack them with captions, or give prompts=[…]"
+            f"shards={cfg.shards} have {len(texts)} captions to validate with, so there is nothing to ask for; "
+            "pack them with captions, or give prompts=[…] or compare.prompts_file=FILE, two different ones or more"
         )
-    c, clip = cfg.compare, load_clip_once(cfg.clip.model, cfg.clip.pretrained)
+    clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
     if c.judge_model:
         clip = load_clip(c.judge_model, c.judge_pretrained).to(pick_device(cfg.trainer.device))
     else:

@@ -29,7 +29,8 @@ def main(cfg: Config) -> None:
     check_captions(list(compared.arms.values()), cfg.shards)
     for arm in compared.arms.values():
         compared.ways(arm)
-    compared.variants = variants_of({name: arm.cfg.compare.arm.captions_shares for name, arm in compared.arms.items()})
+    compared.world  # noqa: B018 what is wrong with prompts and judge is told before anything is trained
+    compared.variants = variants_of({arm.name: arm.captions_shares(cfg) for arm in compared.arms.values()})
     costs = {each.name: cost_of(compared.arms[each.arm], each.captions_share) for each in compared.variants}
     check_sizes(costs, cfg.compare.tolerance)
     compared.costs, compared.batches = costs, steps_of(costs, cfg.compare.steps, cfg.compare.tolerance)
@@ -60,6 +61,9 @@ def check_comparison(cfg: Config) -> None:
         values = list(getattr(c, key))
         if not values or len(set(values)) < len(values):
             raise UserError(f"compare.{key}={values}; give one or more, each once")
+    shares = list(c.captions_shares)
+    if len(set(shares)) < len(shares) or not all(0 < share <= 1 for share in shares):
+        raise UserError(f"compare.captions_shares={shares}; give shares above 0 and up to 1, each once")
     if c.arms[0] != REFERENCE:
         raise UserError(f"compare.arms={list(c.arms)}: the others are given the budget of {REFERENCE}; put it first")
     if cfg.captions and not cfg.images:

@@ -48,7 +48,7 @@ def content(compared: "Compared") -> dict[str, Any]:
         "arms": tables["flops"],
         "equal_images": {"arms": tables["images"]}, "differences": found,
         "curves": {name: curve(compared, job) for name, job in _shown(compared).items()},
-        "grids": grids(compared), "bars": bars(tables["flops"], found),
+        "grids": grids(compared), "bars": bars(tables["flops"], found) if world.name == "shapes" else [],
     }  # fmt: skip
 
 

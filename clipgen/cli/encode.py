@@ -1,6 +1,6 @@
 """`clipgen encode`: image shards → latent shards."""
 
-from clipgen.check import check
+from clipgen.check import check, check_clip
 from clipgen.config import Config
 
 
@@ -12,6 +12,7 @@ def main(cfg: Config) -> None:
 
     cfg = complete(cfg)
     check(cfg)
+    check_clip(cfg.clip)
     use_threads(cfg)
     manifest = encode_latents(cfg, cfg.replace)
     crops = manifest.facts["crops"]

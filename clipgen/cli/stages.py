@@ -9,7 +9,7 @@ from PIL import Image
 
 from clipgen.callbacks.ema import EMA
 from clipgen.callbacks.health import Health
-from clipgen.check import check_perceptual, check_sampling
+from clipgen.check import check_clip, check_perceptual, check_sampling
 from clipgen.checkpoint import weights_sha256
 from clipgen.cli.assemble import mean_of
 from clipgen.cli.build import (
@@ -56,6 +56,7 @@ from data_prep.statistics import bank, load_statistics
 
 def clip_in_use(cfg: Config) -> FrozenClip:
     """The frozen CLIP of the config, on the device in use."""
+    check_clip(cfg.clip)
     return load_clip_once(cfg.clip.model, cfg.clip.pretrained, pick_device(cfg.trainer.device))
 
 

@@ -18,6 +18,12 @@ from clipgen.shapes.judge import Verdict
 from clipgen.shapes.prompts import Prompt, ablation_prompts
 
 SPLITS = ("development", "test")
+TITLES = {  # of the judge's figures, where it is not simply the name
+    "none": "not read by the judge", "all": "everything right", "binding": "each colour on its shape",
+    "swapped": "each colour on the other shape", "colour": "both colours right", "count": "number right",
+    **{f"count_of_{n}": f"number right, of {word}" for n, word in enumerate(("one", "two", "three"), start=1)},
+}  # fmt: skip
+LOWER = ("none", "swapped")
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,9 @@ class World:
     def described(self, metric: str) -> dict[str, str]:
         """For a reader of the figure."""
         words = metric.split(".")
-        title = f"{words[-1].replace('_', ' ')} right" if words[0] == "judge" else "CLIP score"
-        return {"title": title + ", combinations never shown" * ("held_out" in words), "better": "higher", **self.how}
+        title = TITLES.get(words[-1], f"{words[-1]} right") if words[0] == "judge" else "CLIP score"
+        better = "lower" if words[-1] in LOWER else "higher"
+        return {"title": title + ", combinations never shown" * ("held_out" in words), "better": better, **self.how}
 
 
 def shapes_world() -> World:

@@ -117,10 +117,10 @@ def values(prompts: Sequence[Prompt], verdicts: Sequence[Sequence[Seen]]) -> dic
     found: dict[str, np.ndarray] = {}
     for i, (asked, seen) in enumerate(zip(prompts, verdicts, strict=True)):
         right = shares(asked.named, asked.background, seen)
+        unseen = {f"held_out.{name}": value for name, value in right.items() if asked.kind == "held_out"}
         if "count" in right:
             right[f"count_of_{len(asked.named)}"] = right["count"]
-        if asked.kind == "held_out":
-            right |= {f"held_out.{name}": value for name, value in right.items()}
+        right |= unseen
         for name, value in right.items():
             found.setdefault(name, np.full(len(prompts), np.nan))[i] = value
     return {f"judge.{name}": each for name, each in sorted(found.items())}

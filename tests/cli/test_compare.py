@@ -14,6 +14,7 @@ from clipgen.cli import asking, comparison, steps
 from clipgen.evaluation import worlds
 from clipgen.paired.captioner import CaptionTransformer
 from clipgen.paired.text import Text
+from clipgen.shapes import two_prompts
 from clipgen.shapes.draw import world
 from clipgen.tokenizer.vqgan import VQGAN
 
@@ -241,6 +242,30 @@ def test_bars_and_differences_speak_of_the_figures(clipgen, machine, unmeasured,
     assert content["curves"]["clipgen"][-1]["val_loss"] == 1.5
 
 
+def test_the_two_object_world_is_compared_without_bars(clipgen, machine, unmeasured, words, monkeypatch):
+    few = two_prompts.development_prompts()[:4], two_prompts.test_prompts()[::20]
+    monkeypatch.setattr(two_prompts, "development_prompts", lambda: few[0])
+    monkeypatch.setattr(two_prompts, "test_prompts", lambda: few[1])
+    assert clipgen(*words, "world=two").status == 0
+    content = found()
+    assert content["world"]["name"] == "two" and content["bars"] == []
+    assert "What was aimed at" not in Path("outputs/side/report.html").read_text(encoding="utf-8")
+
+
+def test_captions_are_shared_out_as_asked_where_an_arm_uses_any(clipgen, machine, unmeasured, words):
+    arms = "compare.arms=[clipgen,paired_clip]"
+    assert clipgen(*words, arms, "compare.captions_shares=[1,0.5]").status == 0
+    assert set(found()["arms"]) == {"clipgen", "paired_clip", "paired_clip_50pct"}
+    assert "captions_share=0.5" in machine.words[-1] or "captions_share=0.5" in machine.words[-2]
+
+
+def test_prompts_of_a_file_are_asked_and_no_caption(clipgen, machine, unmeasured, words):
+    Path("asked.txt").write_text("a red circle\na blue ring\n\na white cross\na dot\na red circle\n")
+    assert clipgen(*words, "world=null", "compare.prompts_file=asked.txt").status == 0
+    assert found()["world"]["prompts"] == {"development": 2, "test": 2}
+    assert found()["grids"]["prompts"] == ["a blue ring", "a dot"]
+
+
 def test_a_budget_that_is_too_small_is_refused_before_anything_is_trained(clipgen, machine, words, one_line):
     said = one_line(clipgen(*words, "compare.steps=20"))
     assert "compare.steps=20 do not fit arm" in said and not machine.words
@@ -256,6 +281,10 @@ def test_a_budget_that_is_too_small_is_refused_before_anything_is_trained(clipge
         (["compare.trials=1000"], "of arm clipgen are 216 ways"),
         (["captions=captions.tsv"], "type images=FOLDER too"),
         (["world=moon"], "world=moon is unknown"),
+        (["compare.captions_shares=[1,2]"], "compare.captions_shares=[1.0, 2.0]; give shares above 0"),
+        (["world=null", "compare.prompts_file=no.txt"], "compare.prompts_file=no.txt cannot be read"),
+        (["world=null", "compare.judge_model=local-dir:no"], "there is no open_clip_config.json in no"),
+        (["clip.model=local-dir:x", "clip.made_by=make"], "clip.model=local-dir:x is not made yet; type first: make"),
         (["shards=nowhere"], "nowhere/manifest.json does not exist"),
     ],
 )

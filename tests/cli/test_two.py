@@ -33,6 +33,14 @@ def test_what_it_does_not_have_is_said(clipgen, one_line, tmp_path):
         assert "world=three is unknown; take shapes or two" in one_line(clipgen(*words, "world=three"))
 
 
+def test_without_its_clip_a_run_says_how_to_make_it(clipgen, one_line, tmp_path, monkeypatch, pictures):
+    monkeypatch.chdir(tmp_path)
+    line = one_line(clipgen("run", "experiment=two", f"images={pictures}"))
+    assert "clip.model=local-dir:outputs/two_clip/clip is not made yet; type first: clipgen draw world=two" in line
+    assert line.endswith("clipgen prep experiment=two_clip && clipgen train stage=clip experiment=two_clip")
+    assert not list(tmp_path.rglob("*.tar"))
+
+
 def test_a_run_is_judged_by_it(clipgen, few, pictures, tiny, tmp_path):
     out = tmp_path / "two"
     outcome = clipgen("run", f"images={pictures}", f"out={out}", "world=two", *tiny)

@@ -58,3 +58,7 @@ def test_the_world_of_two_objects_is_asked_in_the_same_way():
     blank = [Image.new("RGB", (32, 32))] * len(world.prompts["test"])
     values = world.judge("test", blank)
     assert np.nanmax(values[world.aim]) == 0 and len(values[world.aim]) == len(blank)
+    assert world.described("judge.binding")["title"] == "each colour on its shape"
+    assert world.described("judge.count_of_2")["title"] == "number right, of two"
+    lower = [name for name in values if world.described(name)["better"] == "lower"]
+    assert {name.rpartition(".")[2] for name in lower} == {"none", "swapped"}

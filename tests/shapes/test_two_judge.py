@@ -20,7 +20,9 @@ def share_right(made: list[Several], verdicts: list[Seen]) -> float:
 
 
 def share_none(pictures) -> float:
-    return np.mean([verdict.named is None for verdict in judge_many(pictures)])
+    verdicts = judge_many(picture for picture in pictures if picture is not None)
+    assert len(verdicts) > 50
+    return np.mean([verdict.named is None for verdict in verdicts])
 
 
 @pytest.mark.parametrize(("image_size", "n"), [(32, 500), (64, 100)])
@@ -66,15 +68,30 @@ def halved(scene: Several, rng) -> np.ndarray:
     return np.where(near[..., None], np.array(COLOURS[scene.background], np.uint8), picture)
 
 
-def merged(scene: Several, rng) -> np.ndarray:
-    """The second object lies on the first, of which at least a quarter and at most three quarters can be seen."""
+def on_each_other(scene: Several, rng, least: float, most: float) -> np.ndarray | None:
+    """The second object lies on the first, of which a share of `least` to `most` can be seen; None if it never does."""
     first, second, *others = scene.objects
-    while True:
-        turn, away = rng.uniform(0, 2 * np.pi), first.radius * rng.uniform(0.4, 1.2)
+    below = mask(first, 32)
+    for _ in range(50):
+        turn, away = rng.uniform(0, 2 * np.pi), rng.uniform(0, first.radius + second.radius)
         second = replace(second, x=first.x + away * np.cos(turn), y=first.y + away * np.sin(turn))
-        below, above = mask(first, 32), mask(second, 32)
-        if 0.25 <= (below * (1 - above)).sum() / below.sum() <= 0.75:
+        if least <= (below * (1 - mask(second, 32))).sum() / below.sum() <= most:
             return draw(replace(scene, objects=(first, second, *others)), 32)
+    return None
+
+
+def looking_out(scene: Several, rng) -> np.ndarray:
+    """A part of another colour looks out from under an object: that object is no whole one."""
+    first, second = scene.objects[:2]
+    if first.colour == second.colour:  # its colour tells it from the other
+        free = [each for each in COLOURS if each not in (first.colour, scene.background)]
+        scene = with_one(scene, lambda each: replace(each, colour=free[0]))
+    return on_each_other(scene, rng, 0.15, 0.5)
+
+
+def melted(scene: Several, rng) -> np.ndarray:
+    """Two objects of one colour in one piece, of each of which most can be seen."""
+    return on_each_other(with_one(scene, lambda each: replace(each, colour=scene.objects[1].colour)), rng, 0.6, 0.9)
 
 
 def blurry(scene: Several, rng) -> np.ndarray:
@@ -100,12 +117,21 @@ def uniform_noise(scene: Several, rng) -> np.ndarray:
     return rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("negative", [halved, merged, blurry, speckled, huge, blank, uniform_noise],
+@pytest.mark.parametrize("negative", [halved, looking_out, melted, blurry, speckled, huge, blank, uniform_noise],
                          ids=lambda f: f.__name__)  # fmt: skip
 def test_none_is_the_answer_to(negative):
     rng = np.random.default_rng(14)
     made = [scene for scene in scenes(200, seed=15) if len(scene.objects) > 1]
-    assert share_none(negative(scene, rng) for scene in made) >= 0.95
+    assert share_none(negative(scene, rng) for scene in made) >= (0.9 if negative is melted else 0.95)
+
+
+def test_alike_objects_nearly_on_each_other_are_at_most_one():
+    """At 32 px such two are one dented shape, to a person too; they are never counted as the two that were drawn."""
+    rng = np.random.default_rng(17)
+    made = [scene for scene in scenes(200, seed=17) if len(scene.objects) > 1 and len(set(scene.named)) == 1]
+    pictures = [(len(scene.named), on_each_other(scene, rng, 0, 0.5)) for scene in made]
+    verdicts = [(n, judge(picture).named) for n, picture in pictures if picture is not None]
+    assert len(verdicts) > 50 and {n - len(named) for n, named in verdicts if named} == {1}
 
 
 def test_a_blank_has_a_background_and_noise_has_nothing():
