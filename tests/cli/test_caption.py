@@ -189,7 +189,8 @@ def test_other_verbs_know_no_task(clipgen, one_line, tiny, trained, tmp_path):
     for verb in ("run", "compare", "encode", "prep"):
         words = [verb, *tiny, "task=caption", f"out={tmp_path}", f"images={tmp_path}"]
         assert "task=caption is one of `clipgen train stage=paired`" in one_line(clipgen(*words)), verb
-    assert "or stage=paired task=caption for a captioner" in one_line(clipgen("export", "task=caption", f"run={trained}"))
+    said = one_line(clipgen("export", "task=caption", f"run={trained}"))
+    assert "or stage=paired task=caption for a captioner" in said
 
 
 def test_a_broken_model_folder_is_one_line(clipgen, one_line, captioner, photos, tmp_path):
