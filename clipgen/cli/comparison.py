@@ -133,7 +133,7 @@ def grids(compared: "Compared") -> dict[str, Any]:
         each = len(images) // len(prompts)
         found[name] = []
         for row, i in enumerate(picks):
-            paths = [f"grids/{name}/{row:02d}-{k}.png" for k in range(shown)]
+            paths = [f"grids/{name}/{row:02d}-{k}.png" for k in range(min(each, shown))]
             for k, path in enumerate(paths):
                 save_picture(images[i * each + k], compared.out / path)
             found[name].append(paths)
