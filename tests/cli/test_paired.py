@@ -111,12 +111,14 @@ def test_cogview_s_preset_trains_with_everything_on(train, at, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_ranks_train_what_one_does(train, clipgen_process, tmp_path):
-    common = ["trainer.precision=32-true", "transformer.train.optimizer=adamw", "transformer.dropout=0"]
+@pytest.mark.parametrize("words", [[], ["paired.window=5", "paired.pivots=3"]])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_ranks_train_what_one_does(train, clipgen_process, tmp_path, strategy, words):
+    common = ["trainer.precision=32-true", "transformer.train.optimizer=adamw", "transformer.dropout=0", *words]
     states = []
-    for devices in (1, 2):
-        out = tmp_path / str(devices)
-        outcome = train(*common, f"trainer.devices={devices}", out=out, command=clipgen_process)
+    for devices in ([], ["trainer.devices=2", f"trainer.strategy={strategy}"]):
+        out = tmp_path / str(len(devices))
+        outcome = train(*common, *devices, out=out, command=clipgen_process)
         assert outcome.status == 0, outcome.error
         states.append(read_checkpoint(out / "paired" / "last.ckpt", "paired")["state_dict"])
     for name, tensor in states[0].items():
@@ -196,3 +198,16 @@ def test_latents_without_captions_are_refused_before_anything_is_written(train, 
 def test_captions_that_are_too_long_are_cut_and_counted(train):
     outcome = train("paired.text_length=4")
     assert outcome.status == 0 and "captions are longer than 4 pieces and are cut there" in outcome.said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [[], ["paired.window=5", "paired.pivots=3"]])
+def test_compiling_changes_nothing(train, tmp_path, words):
+    words = [*words, "trainer.precision=32-true", "trainer.num_workers=0", "transformer.dropout=0"]
+    losses = []
+    for name, compile in (("plain", "false"), ("compiled", "true")):
+        outcome = train(*words, f"trainer.compile={compile}", out=tmp_path / name)
+        assert outcome.status == 0, outcome.error
+        with open(tmp_path / name / "paired" / "metrics.csv", newline="") as file:
+            losses.append([float(row["val/loss"]) for row in csv.DictReader(file) if row.get("val/loss")])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
