@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipgen.cli.machine import describe
+from clipgen.cli.machine import made_with
 from clipgen.data.atomic import write_json
 from clipgen.evaluation.gap import BRIDGES, average_precision, measure_bridges, measure_gap, moments
 from clipgen.evaluation.gap_picture import gap_picture
@@ -103,10 +103,9 @@ def main() -> None:
         cells += [each.get("minus_mean"), each.get("minus_mean_se")]
         print(f"{name:<14}" + "".join("        –" if cell is None else f"{cell:>9.3f}" for cell in cells))
     if args.json:
-        about = describe(torch.device("cpu"))
         facts = {
-            "command": f"python -m benchmarks.gap_real FOLDER --json {args.json}", "hardware": about["device"],
-            "date": about["started"][:10], "commit": about["commit"],
+            **made_with(torch.device("cpu")),
+            "command": f"python -m benchmarks.gap_real FOLDER --json {args.json}",
             "gap": measure_gap(image_NE, text_ME), "places": places, "precision": found,
         }  # fmt: skip
         write_json(args.json, facts)

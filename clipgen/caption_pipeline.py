@@ -8,17 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from clipgen.checkpoint import weights_sha256
-from clipgen.data.transforms import center_crop_resize, to_model_range
+from clipgen.data.transforms import center_crop_resize
 from clipgen.errors import UserError
 from clipgen.paired.captioner import CaptionTransformer, caption_losses, write
 from clipgen.paired.text import FILE, Text
-from clipgen.pipeline import image_seed
+from clipgen.pipeline import image_seed, image_tensor
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.packed import prepared
 
@@ -130,12 +129,9 @@ class Captioner:
         """By batch: which images, their tokens (B, L), and names that follow from their pixels."""
         for start in range(0, len(images), BATCH):
             part = slice(start, start + BATCH)
-            pixels = [
-                np.asarray(center_crop_resize(image.convert("RGB"), self.vqgan.image_size)) for image in images[part]
-            ]
-            image_BCHW = to_model_range(torch.from_numpy(np.stack(pixels)).to(self.device))
-            names = [hashlib.sha256(each.tobytes()).hexdigest() for each in pixels]
-            yield part, self.vqgan.encode(image_BCHW).flatten(1), names
+            crops = [center_crop_resize(image.convert("RGB"), self.vqgan.image_size) for image in images[part]]
+            names = [hashlib.sha256(crop.tobytes()).hexdigest() for crop in crops]
+            yield part, self.vqgan.encode(image_tensor(crops).to(self.device)).flatten(1), names
 
     def card(self) -> str:
         size, layout = self.vqgan.image_size, self.transformer.layout

@@ -5,7 +5,6 @@ python docs/captions.py outputs/captioner/captioner --pictures 500
 
 import argparse
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from clipgen.caption_pipeline import Captioner
-from clipgen.cli.machine import describe, pick_device
+from clipgen.cli.machine import made_with, pick_device
 from clipgen.shapes.captions import read_caption
 from clipgen.shapes.draw import Scene, caption, draw, held_out, scenes, world
 
@@ -64,10 +63,8 @@ def main() -> None:
             f"caploss.own{name}": figure(of_own), f"caploss.other{name}": figure(of_other),
             f"caploss.told apart{name}": figure([float(a < b) for a, b in zip(of_own, of_other, strict=True)]),
         }  # fmt: skip
-    about = describe(pick_device("cpu"))
     content = {
-        "command": " ".join(["python", *sys.argv]), "hardware": about["device"], "date": about["started"][:10],
-        "commit": about["commit"], "seeds": [SEED], "most_frequent": frequent, "arms": arms, "losses": losses,
+        **made_with(pick_device("cpu")), "seeds": [SEED], "most_frequent": frequent, "arms": arms, "losses": losses,
     }  # fmt: skip
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     (RESULTS / f"{given.name}.json").write_text(text, encoding="utf-8")

@@ -5,14 +5,13 @@ python docs/rerank.py outputs/demo/model --prompts 24 --candidates 16 --keep 4
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from clipgen.caption_pipeline import Captioner
-from clipgen.cli.machine import describe, pick_device
+from clipgen.cli.machine import made_with, pick_device
 from clipgen.data.transforms import to_uint8
 from clipgen.evaluation.bootstrap import paired_difference
 from clipgen.pipeline import ClipGen
@@ -118,14 +117,10 @@ def main() -> None:
     pipeline = ClipGen.from_pretrained(given.model)
     every = development_prompts()
     prompts = every[:: len(every) // given.prompts][: given.prompts]
-    about = describe(pick_device("cpu"))
     captioner = Captioner.from_pretrained(given.captioner) if given.captioner else None
     arms, gains = rerank(pipeline, prompts, given.candidates, given.keep, captioner)
     content = {
-        "command": " ".join(["python", *sys.argv]),
-        "hardware": about["device"],
-        "date": about["started"][:10],
-        "commit": about["commit"],
+        **made_with(pick_device("cpu")),
         "seeds": [0],
         "sampling": pipeline.sampling,
         "arms": arms,

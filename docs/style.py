@@ -5,13 +5,12 @@ python docs/style.py outputs/style/base outputs/style/model --prompts 48
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from clipgen.cli.machine import describe, pick_device
+from clipgen.cli.machine import made_with, pick_device
 from clipgen.evaluation.tokenizer import reconstruct
 from clipgen.picture import image_grid
 from clipgen.pipeline import ClipGen
@@ -60,12 +59,8 @@ def main() -> None:
             made = np.stack([np.asarray(image) for image in images])
             arms[f"{name}, {how}"] = figures(made, shown, given.n)
             grid += [*made[:: given.n][:10]]
-    about = describe(pick_device("cpu"))
     content = {
-        "command": " ".join(["python", *sys.argv]),
-        "hardware": about["device"],
-        "date": about["started"][:10],
-        "commit": about["commit"],
+        **made_with(pick_device("cpu")),
         "seeds": [0],
         "sampling": pipeline.sampling,
         "arms": arms,

@@ -12,7 +12,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from clipgen.cli.build import load_tokenizer
-from clipgen.cli.machine import describe, pick_device
+from clipgen.cli.machine import made_with, pick_device
 from clipgen.cli.perceptual import described, perceptual_network
 from clipgen.data.module import ImageData
 from clipgen.evaluation.fidelity import Distance, measure
@@ -61,13 +61,12 @@ def main() -> None:
         pictures.append((recipe, reconstruct(vqgan, shown_BHWC)[1].numpy()))
         print(recipe, " ".join(f"{name}={value:.4g}" for name, value in figures.items()), flush=True)
 
-    about = describe(pick_device("auto"))
     typed = OmegaConf.load(given.sweep / "multirun.yaml").hydra.overrides.task
     words = [f"{word.partition('=')[0]}={Path(word.partition('=')[2]).name}" for word in typed]  # no folders of ours
     content = {
-        "command": f"clipgen train -m {' '.join(words)}",
-        "commit": about["commit"], "hardware": about["device"], "date": about["started"][:10], "seeds": [0],
-        "versions": about["versions"], "steps": settings.get("steps"), "batch_size": settings.get("batch_size"),
+        **made_with(pick_device("auto")),
+        "command": f"clipgen train -m {' '.join(words)}", "seeds": [0],
+        "steps": settings.get("steps"), "batch_size": settings.get("batch_size"),
         "how": how, "rows": rows,
     }  # fmt: skip
     (RESULTS / f"{given.name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -8,13 +8,12 @@ prompt, none. What is best on development prompts is asked of the test prompts, 
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clipgen.cli.machine import describe, pick_device
+from clipgen.cli.machine import made_with, pick_device
 from clipgen.data.atomic import write_json
 from clipgen.evaluation.bootstrap import paired_difference
 from clipgen.evaluation.worlds import shapes_world
@@ -58,9 +57,7 @@ def main() -> None:
         found = paired_difference(values[arm]["judge.all"][None], values[other]["judge.all"][None])
         differences[f"{arm} - {other}"] = {key: round(getattr(found, key), 4) for key in ("mean", "low", "high")}
     print(differences)
-    about = describe(pick_device("cpu"))
-    kept = {"command": " ".join(["python", *sys.argv]), "hardware": about["device"], "date": about["started"][:10]}
-    kept |= {"commit": about["commit"], "seeds": [0], "sampling": pipeline.sampling}
+    kept = made_with(pick_device("cpu")) | {"seeds": [0], "sampling": pipeline.sampling}
     write_json(RESULTS / "tricks.json", kept | {"arms": arms, "differences": differences})
 
 

@@ -5,14 +5,13 @@ python docs/upscale.py outputs/super/upscaler --pictures 64
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from clipgen.cli.machine import describe, pick_device
+from clipgen.cli.machine import made_with, pick_device
 from clipgen.clip.frozen import load_clip
 from clipgen.data.transforms import to_uint8
 from clipgen.evaluation.tokenizer import reconstruct
@@ -104,12 +103,8 @@ def main() -> None:
     values = {name: test.values(name) for name in test.ways}
     counts_K = torch.bincount(test.true_token.flatten(), minlength=upscaler.transformer.codebook_size)
     ours, trivial = values[OURS], values[TRIVIAL]
-    about = describe(pick_device("cpu"))
     content = {
-        "command": " ".join(["python", *sys.argv]),
-        "hardware": about["device"],
-        "date": about["started"][:10],
-        "commit": about["commit"],
+        **made_with(pick_device("cpu")),
         "seeds": [4242, 4243],
         "sampling": upscaler.sampling,
         "development": tried,

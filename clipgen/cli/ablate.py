@@ -60,7 +60,7 @@ class Ablation(Callback):
             self.judge_all(config, Path(config.hydra.sweep.dir))
 
     def judge_all(self, config: DictConfig, sweep: Path) -> None:
-        from clipgen.cli.machine import describe, pick_device
+        from clipgen.cli.machine import made_with, pick_device
         from clipgen.config import complete
         from clipgen.data.atomic import replacing, write_json
         from clipgen.evaluation.ablation import Ablation as Rows
@@ -72,11 +72,9 @@ class Ablation(Callback):
         if DEFAULT not in seeds:
             raise UserError(f"{sweep} has no finished training of the recipe {DEFAULT}; type the same command again")
         rows = Rows(verdicts.judge, seeds, **self.choices, least=verdicts.least()).rows()
-        about = describe(pick_device(config.trainer.device))
-        kept = ("commit", "threads", "python", "versions")
         content = {
-            "command": f"clipgen train -m experiment={self.name}", "hardware": about["device"],
-            "date": about["started"][:10], **{key: about[key] for key in kept}, "seeds": seeds,
+            **made_with(pick_device(config.trainer.device)),
+            "command": f"clipgen train -m experiment={self.name}", "seeds": seeds,
             "steps": config.transformer.train.steps, "sampling": OmegaConf.to_container(config.sampling),
             "images_of_a_prompt": EACH, "copies": verdicts.copies(rows["default"].asked), "rows": as_json(rows),
         }  # fmt: skip

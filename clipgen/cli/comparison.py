@@ -9,7 +9,7 @@ import numpy as np
 from clipgen.cli.asking import save_picture
 from clipgen.cli.build import load_clip_once
 from clipgen.cli.compare_pictures import PictureFigures
-from clipgen.cli.machine import describe, pick_device
+from clipgen.cli.machine import made_with, pick_device
 from clipgen.clip.cost import clip_cost
 from clipgen.evaluation.bootstrap import bootstrap, paired_difference
 from clipgen.evaluation.compare import REFERENCE, bars, stacked
@@ -24,8 +24,6 @@ SHARES = ("judge.", "precision", "recall", "coverage")  # whose interval ends at
 def content(compared: "Compared") -> dict[str, Any]:
     """Everything that `report.html` shows; grids are written into the folder."""
     cfg, world, pictures = compared.cfg, compared.world, PictureFigures(compared)
-    about = describe(pick_device(cfg.trainer.device))
-    kept = ("commit", "versions", "python", "threads")
     for (table, name, seed), (job, test) in compared.tested.items():
         compared.tested[table, name, seed] = job, pictures.of(job, test)
     tables = {table: figures(compared, table) for table in ("flops", "images")}
@@ -33,8 +31,7 @@ def content(compared: "Compared") -> dict[str, Any]:
     reference = compared.batches[REFERENCE]["flops"]
     cost = compared.costs[REFERENCE]
     return {
-        "command": about["command"], "hardware": about["device"], "date": about["started"][:10],
-        **{key: about[key] for key in kept}, "seeds": sorted({seed for *_, seed in compared.tested}),
+        **made_with(pick_device(cfg.trainer.device)), "seeds": sorted({seed for *_, seed in compared.tested}),
         "commands": [step.typed for step in compared.commands.asked],
         "world": {
             "name": world.name, "prompts": {split: len(each) for split, each in world.prompts.items()},

@@ -79,6 +79,18 @@ def describe(device: torch.device) -> dict[str, Any]:
     }
 
 
+def made_with(device: torch.device) -> dict[str, Any]:
+    """What stands beside figures, so that they can be made again: command, hardware, date, commit and versions."""
+    about = describe(device)
+    script = sys.argv[0].endswith(".py")
+    return {
+        "command": " ".join(["python", *sys.argv]) if script else about["command"],
+        "hardware": about["device"],
+        "date": about["started"][:10],
+        **{key: about[key] for key in ("commit", "threads", "python", "versions")},
+    }
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

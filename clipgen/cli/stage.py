@@ -77,7 +77,15 @@ def fit(
         )
     done = checkpoint["batches"]
     trainer = make_trainer(
-        cfg.trainer, record.folder, module.steps, done, batch_size, monitor, draw, callbacks, shared_out,
+        cfg.trainer,
+        record.folder,
+        module.steps,
+        done,
+        batch_size,
+        monitor,
+        draw,
+        callbacks,
+        shared_out,
         validates=data.n_val > 0,
     )
     began = time.perf_counter()
