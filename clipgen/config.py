@@ -128,7 +128,7 @@ class TransformerTraining:
     clip_norm: float = 1.0
     ema: float | None = None
     checkpointing: bool = False
-    min_level: float = 0.8
+    min_level: float = 0.9
     rar: bool = False
     rar_anneal: list[float] = field(default_factory=lambda: [0.5, 0.75])
     keep_random: bool = False

@@ -185,7 +185,7 @@ def test_what_is_impossible_is_named_in_one_line(words, says):
         "tokenizer.codebook_size=65536",
         "tokenizer.codebook_size=2",
         "transformer.width=64 transformer.heads=16",
-        "transformer.cond_drop_prob=0 sampling.guidance_scale=1 sampling.top_p=1 sampling.fidelity=0.8",
+        "transformer.cond_drop_prob=0 sampling.guidance_scale=1 sampling.top_p=1 sampling.fidelity=0.9",
         "tokenizer.train.steps=1 tokenizer.train.warmup=1 trainer.num_workers=0",
         "clip.train.logit_scale=100 sampling.top_k=500",
         "tokenizer.quantizer=gumbel tokenizer.kl_weight=1 tokenizer.train.gumbel_temperature=[1,0.5]",

@@ -123,7 +123,7 @@ class TransformerModule(TokenModule):
         transformer: Transformer,
         image_mean_E: Tensor,
         steps: int,
-        min_level: float = 0.8,
+        min_level: float = 0.9,
         rar: bool = False,
         rar_anneal: Sequence[float] = (0.5, 0.75),
         aux_weight: float = 0.0,
