@@ -4,7 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from clipgen.check import check, check_sampling
+from clipgen.check import check
+from clipgen.check.sampling import check_sampling
 from clipgen.config import Config, complete
 from clipgen.errors import UserError
 

@@ -103,7 +103,7 @@ def test_the_imports_were_found():
         (("clipgen.cli",), ("clipgen/cli/*",)),
         (
             ("clipgen.config", "clipgen.defaults", "clipgen.check"),
-            ("clipgen/cli/*", "clipgen/defaults.py", "clipgen/check.py", "clipgen/tools.py"),
+            ("clipgen/cli/*", "clipgen/defaults.py", "clipgen/check/*", "clipgen/tools.py"),
         ),
         (("clipgen.tools",), ("clipgen/cli/*", "clipgen/config.py")),
         (("data_prep",), ("data_prep/*", "clipgen/cli/*", "clipgen/config.py")),

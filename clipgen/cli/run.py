@@ -5,7 +5,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipgen.check import check, check_perceptual, check_sampling
+from clipgen.check import check
+from clipgen.check.sampling import check_sampling
+from clipgen.check.tokenizer import check_perceptual
 from clipgen.cli.launch import launch
 from clipgen.config import Config
 from clipgen.errors import UserError

@@ -9,7 +9,9 @@ from PIL import Image
 
 from clipgen.callbacks.ema import EMA
 from clipgen.callbacks.health import Health
-from clipgen.check import check_clip, check_perceptual, check_sampling
+from clipgen.check import check_clip
+from clipgen.check.sampling import check_sampling
+from clipgen.check.tokenizer import check_perceptual
 from clipgen.checkpoint import weights_sha256
 from clipgen.cli.assemble import mean_of
 from clipgen.cli.build import (

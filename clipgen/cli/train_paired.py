@@ -7,7 +7,8 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-from clipgen.check import check_sampling, check_window
+from clipgen.check.paired import check_window
+from clipgen.check.sampling import check_sampling
 from clipgen.checkpoint import weights_sha256
 from clipgen.cli.build import TOKEN_TRAINING_KEYS, load_tokenizer, paired_settings, tokenizer_path
 from clipgen.cli.imports import check_inputs, check_start, read_paired
