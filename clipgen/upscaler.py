@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from clipgen.data.transforms import to_uint8
+from clipgen.data.transforms import image_tensor, size_of, to_uint8
 from clipgen.errors import UserError
-from clipgen.pipeline import image_seed, image_tensor, settings_in_range, size_of
+from clipgen.generator import image_seed, settings_in_range
 from clipgen.pretrained import SUPER, load_networks, read_config, write
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.packed import prepared
