@@ -166,9 +166,9 @@ def test_a_package_is_known_in_its_homes_only(package, homes):
         (
             "clipgen/pretrained.py",
             (
-                "clipgen.pipeline", "clipgen.paired_pipeline", "clipgen.caption_pipeline", "clipgen.clip",
-                "clipgen.tokenizer", "clipgen.transformer", "clipgen.paired", "clipgen.checkpoint", "clipgen.data",
-                "clipgen.errors",
+                "clipgen.pipeline", "clipgen.paired_pipeline", "clipgen.caption_pipeline", "clipgen.upscaler",
+                "clipgen.clip", "clipgen.tokenizer", "clipgen.transformer", "clipgen.paired", "clipgen.upscale",
+                "clipgen.checkpoint", "clipgen.data", "clipgen.errors",
             ),
         ),
         (
