@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from clipgen.checkpoint import weights_sha256
-from clipgen.data.transforms import center_crop_resize
+from clipgen.data.transforms import center_crop_resize, image_tensor
 from clipgen.errors import UserError
+from clipgen.generator import image_seed
 from clipgen.paired.captioner import CaptionTransformer, caption_losses, write
 from clipgen.paired.text import FILE, Text
-from clipgen.pipeline import image_seed, image_tensor
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.packed import prepared
 

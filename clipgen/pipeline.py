@@ -3,7 +3,6 @@
 B images, E embedding size, h w token grid
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,19 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from clipgen.clip.frozen import FrozenClip
-from clipgen.data.transforms import center_crop_resize, to_model_range, to_uint8
+from clipgen.data.transforms import center_crop_resize, image_tensor, size_of
 from clipgen.errors import UserError
-from clipgen.tokenizer.codes import clusters
+from clipgen.generator import Generator, choose, image_seed
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer import bridges
 from clipgen.transformer.model import CausalTransformer
-from clipgen.transformer.packed import prepared
-from clipgen.transformer.sampling import SCHEDULES, Given, check_clusters, sample
+from clipgen.transformer.sampling import Given
 
-LATER = {  # settings that older models lack
-    "min_p": 0.0, "guidance_schedule": "constant", "precision": "fp32", "clusters": 0, "prefix_boost": 0.0,
-}  # fmt: skip
-CHOICES = {"guidance_schedule": SCHEDULES, "precision": ("fp32", "bf16"), "rerank": ("clip", "self", "caption")}
 STATISTICS, BANK = "statistics.safetensors", "bank.safetensors"
 
 
@@ -38,7 +32,7 @@ class CapLoss(Protocol):
     def caption_loss(self, images: Sequence[Image.Image], texts: Sequence[str]) -> list[float]: ...
 
 
-class ClipGen:
+class ClipGen(Generator):
     """A trained generator: CLIP, Transformer and VQGAN decoder, with the means that bridge text and image.
 
     `ClipGen.from_pretrained(folder).generate(["a red circle"], n=4, guidance_scale=3.0, seed=0)` gives PIL images.
@@ -58,16 +52,11 @@ class ClipGen:
         device: str | torch.device = "cpu",
         bank_NE: Tensor | None = None,
     ):
-        self.device = torch.device(device)
-        self.vqgan = vqgan.eval().to(self.device, memory_format=torch.channels_last)
-        self.transformer = transformer.eval().to(self.device)
+        super().__init__(vqgan, transformer, sampling, device)
         self.clip = clip.to(self.device)
         self.statistics = {name: tensor.to(self.device) for name, tensor in statistics.items()}
         self.bank_NE = None if bank_NE is None else bank_NE.to(self.device)
-        self.sampling = {"bridge": bridges.DEFAULT, **LATER, **sampling}  # what a model of before had no choice in
         self.settings = settings
-        self._clusters: dict[int, Tensor] = {}  # of the codes, by how many there are
-        self._copies: dict[str, tuple[list, CausalTransformer]] = {}  # by precision; which weights they were made of
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> "ClipGen":
@@ -190,7 +179,7 @@ class ClipGen:
         """
         if not 1 <= keep <= candidates:
             raise UserError(f"keep={keep} of candidates={candidates}; keep at least 1 and at most all of them")
-        _choose("rerank", rerank)
+        choose("rerank", rerank)
         if (rerank == "caption") is (captioner is None):
             has = "needs a captioner" if captioner is None else "asks no captioner"
             raise UserError(f"rerank={rerank} {has}; give rerank=caption and a captioner, or neither")
@@ -305,95 +294,6 @@ class ClipGen:
             raise UserError(f'negative="{text}" has no effect at guidance_scale=1; take a larger guidance_scale')
         return self._text_conditions([text], sampling.get("bridge"))
 
-    def from_conditions(
-        self,
-        condition_BE: Tensor,
-        seeds: Sequence[int],
-        on_batch: Callable[[int], None] | None = None,
-        negative_BE: Tensor | None = None,
-        **sampling: float | int | str | None,
-    ) -> list[Image.Image]:
-        """One image for each centred unit condition; `on_batch(k)` is told when k more are done.
-
-        `negative_BE` (one row, or one for each image) is what guidance leads away from, instead of the null.
-        """
-        return self._sampled(condition_BE, seeds, on_batch, negative_BE, **sampling)[0]
-
-    @torch.no_grad()
-    def _sampled(
-        self,
-        condition_BE: Tensor,
-        seeds: Sequence[int],
-        on_batch: Callable[[int], None] | None = None,
-        negative_BE: Tensor | None = None,
-        given: Given | None = None,
-        prefer: bool = False,
-        **sampling: float | int | str | None,
-    ) -> tuple[list[Image.Image], list[float]]:
-        """Images, and with `prefer` how much more likely the condition makes each than the null does, in nats."""
-        options = self._options(sampling)
-        if self.transformer.gft and negative_BE is None:
-            self._check_one_pass(options)
-        untrained_null = not self.transformer.knows_null and negative_BE is None
-        contrasted = options["guidance_scale"] != 1 and not self.transformer.gft
-        if untrained_null and (prefer or contrasted):
-            asked = "rerank=self" if prefer else f"guidance_scale={options['guidance_scale']}"
-            raise UserError(
-                f"{asked} needs a model trained with transformer.cond_drop_prob above 0; take guidance_scale=1"
-            )
-        size, precision = options.pop("batch_size"), options.pop("precision")
-        fidelity, _ = options.pop("fidelity", 1.0), options.pop("bridge", None)
-        model, options["cluster_V"] = self._prepared(precision), self._clustered(options.pop("clusters"))
-        images: list[Image.Image] = []
-        preferences: list[float] = []
-        for start in range(0, len(seeds), size):
-            part = slice(start, start + size)
-            part_BE = condition_BE[part].to(self.device)
-            level_B = torch.full((len(part_BE),), fidelity, device=self.device)
-            away_BE = None if negative_BE is None else negative_BE.to(self.device).expand(len(condition_BE), -1)[part]
-            made = sample(
-                model, part_BE, level_B, seeds[part], negative_BE=away_BE, given=given, prefer=prefer, **options
-            )
-            pixels_BHWC = to_uint8(self.vqgan.decode(made.token_Bhw)).cpu().numpy()
-            images += [Image.fromarray(pixels) for pixels in pixels_BHWC]
-            preferences += made.preference_B.tolist() if prefer else []
-            if on_batch:
-                on_batch(len(part_BE))
-        return images, preferences
-
-    def _clustered(self, n: int) -> Tensor | None:
-        """The cluster of each code, near-duplicates of each other being in one."""
-        if n and n not in self._clusters:
-            self._clusters[n] = clusters(self.vqgan.quantizer.codes_KD, n)
-        return self._clusters.get(n)
-
-    def _check_one_pass(self, options: dict[str, Any]) -> None:
-        scale, schedule = options["guidance_scale"], options["guidance_schedule"]
-        if scale < 1:
-            raise UserError(f"guidance_scale={scale} is below what a model trained with gft was told; take 1 or more")
-        if schedule != "constant":
-            raise UserError(
-                f"guidance_schedule={schedule} needs two passes, but a model trained with gft is told one scale for "
-                "all tokens; take guidance_schedule=constant"
-            )
-
-    def _prepared(self, precision: str) -> CausalTransformer:
-        """The copy for sampling, made anew when a weight was changed or replaced."""
-        weights = [(tensor.data_ptr(), tensor._version) for tensor in self.transformer.parameters()]
-        if precision not in self._copies or self._copies[precision][0] != weights:
-            self._copies[precision] = weights, prepared(self.transformer, precision)
-        return self._copies[precision][1]
-
-    def _options(self, overrides: dict[str, Any]) -> dict[str, Any]:
-        options = settings_in_range(self.sampling, overrides, self.transformer.codebook_size)
-        if "bridge" in options:
-            bridges.parse(options["bridge"])
-        if options.get("fidelity", 1.0) < (least := self.transformer.least_level):
-            raise UserError(
-                f"fidelity={options['fidelity']} is a level that this model has not seen in training; take {least} to 1"
-            )
-        return options
-
     def scores(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[float]:
         """Cosine of each image with its prompt, by the very CLIP that conditioned it: not an independent judge."""
         text_BE = self.clip.encode_text(prompts)
@@ -405,41 +305,3 @@ class ClipGen:
 
     def _tensor(self, images: Sequence[Image.Image]) -> Tensor:
         return image_tensor(images).to(self.device)
-
-
-def image_tensor(images: Sequence[Image.Image]) -> Tensor:
-    """RGB pictures of one size as (B, 3, H, W) in [-1, 1]."""
-    return to_model_range(torch.from_numpy(np.stack([np.asarray(image) for image in images])))
-
-
-def settings_in_range(own: dict[str, Any], overrides: dict[str, Any], codebook_size: int) -> dict[str, Any]:
-    """A model's `own` settings of sampling, overridden by what is not None; UserError for what cannot be."""
-    if unknown := set(overrides) - set(own):
-        raise UserError(f"unknown setting {sorted(unknown)[0]}; choose from {', '.join(sorted(own))}")
-    options = {**own, **{key: value for key, value in overrides.items() if value is not None}}
-    for key, low, high in (
-        ("fidelity", 0, 1), ("top_p", 0, 1), ("min_p", 0, 1), ("temperature", 0, 100), ("guidance_scale", 0, 100),
-        ("prefix_boost", 0, 100), ("clusters", 0, codebook_size), ("top_k", 0, codebook_size),
-        ("batch_size", 1, 1 << 20),
-    ):  # fmt: skip
-        if key in options and not low <= options[key] <= high:
-            raise UserError(f"{key}={options[key]} is out of range; take a value from {low} to {high}")
-    check_clusters(options.get("clusters", 0), options.get("top_k", 0))
-    for key in ("guidance_schedule", "precision"):
-        if key in options:
-            _choose(key, options[key])
-    return options
-
-
-def _choose(key: str, value: Any) -> None:
-    if value not in CHOICES[key]:
-        raise UserError(f"{key}={value} is unknown; take {' or '.join(CHOICES[key])}")
-
-
-def size_of(image: Image.Image) -> str:
-    return f"{image.width}×{image.height}"
-
-
-def image_seed(prompt: str, seed: int, number: int) -> int:
-    """A seed for one image, so that the same prompt, seed and number give it alone or among others."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {number} {prompt}".encode()).digest()[:7], "big")

@@ -1,8 +1,10 @@
-"""Model folders: a generator of either kind with its CLIP, or a captioner; config.json, safetensors, never a pickle."""
+"""Model folders of all kinds: a generator with its CLIP, a captioner, or what enlarges; never a pickle."""
 
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +23,33 @@ from clipgen.paired_pipeline import PairedGen
 from clipgen.pipeline import BANK, STATISTICS, ClipGen
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.model import CausalTransformer, Transformer
+from clipgen.upscale.model import UpscaleTransformer
+from clipgen.upscaler import Upscaler
 
 FORMAT = 1
-SUPER = "super"  # the kind of a model that enlarges (clipgen/upscaler.py)
 MEANS = ("image_mean", "text_mean")
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> ClipGen:
     """The generator in a folder; UserError when a part is missing or does not fit."""
     folder = Path(folder)
-    config = read_config(folder)
+    config = _read_config(folder)
     kind = config.get("kind", ClipGen.kind)
     if kind == Captioner.kind:
         raise UserError(
             f"{folder} is a captioner, which makes no pictures; give a generator, or ask it by `clipgen caption "
             f"model={folder} image=FILE`"
         )
-    if kind == SUPER:
+    if kind == Upscaler.kind:
         raise UserError(f"{folder} enlarges pictures and reads no text; give it as upscale=FOLDER, beside a model")
     if kind not in (ClipGen.kind, PairedGen.kind):
         raise UserError(f"{folder}/config.json is of kind {kind}, which this clipgen does not know; update clipgen")
-    try:
+    with _readable(folder):
         settings, wanted, sampling = config["settings"], config["clip"], config["sampling"]
-        vqgan = VQGAN(**settings["tokenizer"])
         paired = kind == PairedGen.kind
-        network = PairedTransformer(**settings["paired"]) if paired else Transformer(**settings["transformer"])
+        part = ("paired", PairedTransformer) if paired else ("transformer", Transformer)
+        vqgan, network = _networks(folder, settings, *part)
         clip = _load_clip(folder, **{key: wanted[key] for key in ("folder", "model", "pretrained", "fingerprint")})
-    except (KeyError, TypeError) as problem:
-        raise UserError(f"{folder}/config.json is not readable ({problem}); export the model again") from problem
-    load_networks(folder, vqgan, network)
     if paired:
         return PairedGen(vqgan, network, clip, Text.load(folder / TEXT), sampling, settings, device)
     path = folder / STATISTICS
@@ -62,30 +62,67 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> ClipGen:
 
 
 def load_captioner(folder: str | Path, device: str | torch.device = "cpu") -> Captioner:
-    """The captioner in a folder; UserError when a part is missing or does not fit, or it is a generator."""
+    """The captioner in a folder; UserError when a part is missing or does not fit, or it is something else."""
     folder = Path(folder)
-    config = read_config(folder)
+    config = _read_config(folder)
     if config.get("kind") != Captioner.kind:
         raise UserError(
             f"{folder} is a generator, not a captioner; train one with `clipgen train stage=paired task=caption`"
         )
-    try:
+    with _readable(folder):
         settings = config["settings"]
-        vqgan, network = VQGAN(**settings["tokenizer"]), CaptionTransformer(**settings["paired"])
-    except (KeyError, TypeError) as problem:
-        raise UserError(f"{folder}/config.json is not readable ({problem}); export the model again") from problem
-    load_networks(folder, vqgan, network)
+        vqgan, network = _networks(folder, settings, "paired", CaptionTransformer)
     return Captioner(vqgan, network, Text.load(folder / TEXT), settings, device)
 
 
-def load_networks(folder: Path, vqgan: VQGAN, transformer: CausalTransformer) -> None:
-    """Give them their weights; UserError when these are missing or do not fit."""
-    for part, name in ((vqgan, "tokenizer"), (transformer, "transformer")):
+def load_upscaler(folder: str | Path, device: str | torch.device = "cpu") -> Upscaler:
+    """What enlarges, from a folder; UserError when a part is missing or does not fit, or it is something else."""
+    folder = Path(folder)
+    config = _read_config(folder)
+    if config.get("kind") != Upscaler.kind:
+        raise UserError(f"{folder} is no model that enlarges; give one made by `clipgen export stage=super`")
+    with _readable(folder):
+        settings, sampling = config["settings"], config["sampling"]
+        vqgan, network = _networks(folder, settings, "super", UpscaleTransformer)
+        return Upscaler(vqgan, network, sampling, settings, device)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = config["format"]
+    except FileNotFoundError as problem:
+        raise UserError(
+            f"model={folder} has no config.json; give the model folder of a run, such as outputs/NAME/model"
+        ) from problem
+    except (ValueError, KeyError, TypeError) as problem:
+        raise UserError(f"{folder}/config.json is not readable ({problem}); export the model again") from problem
+    if found != FORMAT:
+        raise UserError(f"{folder}/config.json has format {found}, but this clipgen reads {FORMAT}; update clipgen")
+    return config
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """What is missing in a config, or unknown to what is built from it, is a UserError."""
+    try:
+        yield
+    except (KeyError, TypeError) as problem:
+        raise UserError(f"{folder}/config.json is not readable ({problem}); export the model again") from problem
+
+
+def _networks(
+    folder: Path, settings: dict[str, Any], part: str, kind: type[CausalTransformer]
+) -> tuple[VQGAN, CausalTransformer]:
+    """The VQGAN and the Transformer, whose settings are named `part`; UserError when weights are missing or misfit."""
+    vqgan, network = VQGAN(**settings["tokenizer"]), kind(**settings[part])
+    for each, name in ((vqgan, "tokenizer"), (network, "transformer")):
         path = folder / f"{name}.safetensors"
         try:
-            part.load_state_dict(load_weights(path))
+            each.load_state_dict(load_weights(path))
         except RuntimeError as problem:
             raise UserError(f"{path} does not fit {folder / 'config.json'}; export the model again") from problem
+    return vqgan, network
 
 
 def _load_clip(at: Path, folder: bool, model: str | None, pretrained: str | None, fingerprint: str) -> FrozenClip:
@@ -146,18 +183,3 @@ def _copy_clip(clip: FrozenClip, source: Path, target: Path) -> ClipIdentity:
     weights = target / WEIGHT_FILES[0]  # they came as a pickle
     save_weights(clip.model.state_dict(), weights)
     return dataclasses.replace(clip.identity, sha256=sha256_file(weights))
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        found = config["format"]
-    except FileNotFoundError as problem:
-        raise UserError(
-            f"model={folder} has no config.json; give the model folder of a run, such as outputs/NAME/model"
-        ) from problem
-    except (ValueError, KeyError, TypeError) as problem:
-        raise UserError(f"{folder}/config.json is not readable ({problem}); export the model again") from problem
-    if found != FORMAT:
-        raise UserError(f"{folder}/config.json has format {found}, but this clipgen reads {FORMAT}; update clipgen")
-    return config

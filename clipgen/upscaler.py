@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from clipgen.data.transforms import to_uint8
+from clipgen.data.transforms import image_tensor, size_of, to_uint8
 from clipgen.errors import UserError
-from clipgen.pipeline import image_seed, image_tensor, settings_in_range, size_of
-from clipgen.pretrained import SUPER, load_networks, read_config, write
+from clipgen.generator import image_seed, settings_in_range
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.packed import prepared
 from clipgen.upscale.model import UpscaleTransformer
@@ -27,7 +26,7 @@ class Upscaler:
     `Upscaler.from_pretrained(folder).upscale(images, seed=0)` gives PIL images of twice the sides.
     """
 
-    kind = SUPER
+    kind = "super"
 
     def __init__(
         self,
@@ -46,20 +45,14 @@ class Upscaler:
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Upscaler":
         """Load what `clipgen export stage=super` wrote; UserError when it is something else, or a part is missing."""
-        folder = Path(folder)
-        config = read_config(folder)
-        if config.get("kind") != cls.kind:
-            raise UserError(f"{folder} is no model that enlarges; give one made by `clipgen export stage=super`")
-        try:
-            settings, sampling = config["settings"], config["sampling"]
-            parts = VQGAN(**settings["tokenizer"]), UpscaleTransformer(**settings["super"])
-            load_networks(folder, *parts)
-            return cls(*parts, sampling, settings, device)
-        except (KeyError, TypeError) as problem:
-            raise UserError(f"{folder}/config.json is not readable ({problem}); export the model again") from problem
+        from clipgen.pretrained import load_upscaler
+
+        return load_upscaler(folder, device)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config.json, safetensors and a model card. No pickle."""
+        from clipgen.pretrained import write
+
         write(self, Path(folder), {}, {"sampling": self.sampling})
 
     def _check_size(self, image: Image.Image) -> None:

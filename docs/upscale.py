@@ -13,10 +13,9 @@ from PIL import Image
 
 from clipgen.cli.machine import made_with, pick_device
 from clipgen.clip.frozen import load_clip
-from clipgen.data.transforms import to_uint8
+from clipgen.data.transforms import image_tensor, to_uint8
 from clipgen.evaluation.tokenizer import reconstruct
 from clipgen.picture import image_grid
-from clipgen.pipeline import image_tensor
 from clipgen.shapes.draw import Scene, combinations, draw, held_out, scenes
 from clipgen.shapes.judge import judge
 from clipgen.transformer.packed import prepared

@@ -150,6 +150,47 @@ def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def pipeline(tiny_clip_folder):
+    """An untrained generator whose weights are large enough for prompt and seed to make a difference."""
+    from clipgen import ClipGen
+    from clipgen.clip.frozen import load_clip
+    from clipgen.tokenizer.vqgan import VQGAN
+    from clipgen.transformer.model import Transformer
+
+    tokenizer = dict(
+        image_size=16, codebook_size=32, code_dim=4, channels=32, channel_multipliers=[1, 1, 1], res_blocks=1,
+        z_channels=8, norm_groups=8,
+    )  # fmt: skip
+    of_transformer = dict(grid=[4, 4], codebook_size=32, embed_dim=16, width=32, depth=2, heads=2, n_prefix=3)
+    sampling = dict(guidance_scale=2.0, temperature=1.0, top_k=0, top_p=1.0, fidelity=0.9, batch_size=4)
+    torch.manual_seed(0)
+    vqgan, transformer = VQGAN(**tokenizer), Transformer(**of_transformer)
+    torch.nn.init.normal_(transformer.head.weight, std=0.5)
+    for block in transformer.blocks:
+        for matrix in (block.attention.qkv.weight, block.attention.out.weight):
+            torch.nn.init.normal_(matrix, std=0.2)
+    clip = load_clip(f"local-dir:{tiny_clip_folder}")
+    statistics = {
+        "image_mean": clip.encode_image(torch.rand(20, 3, 32, 32)).mean(0),
+        "text_mean": clip.encode_text(["a", "b", "red", "two blue squares"]).mean(0),
+    }
+    settings = {"tokenizer": tokenizer, "transformer": of_transformer}
+    return ClipGen(vqgan, transformer, clip, statistics, sampling, settings)
+
+
+@pytest.fixture(scope="module")
+def bridged(pipeline):
+    """The same generator, stored with covariances and a bank."""
+    from clipgen import ClipGen
+
+    image_NE = pipeline.clip.encode_image(torch.rand(20, 3, 32, 32))
+    text_NE = pipeline.clip.encode_text([f"{n} birds" for n in range(20)])
+    covariances = {"image_covariance": image_NE.T.cov(), "text_covariance": text_NE.T.cov()}
+    parts = (pipeline.vqgan, pipeline.transformer, pipeline.clip, pipeline.statistics | covariances)
+    return ClipGen(*parts, pipeline.sampling | {"bridge": "whiten"}, pipeline.settings, bank_NE=image_NE.half())
+
+
 @pytest.fixture(scope="session")
 def published() -> ModuleType:
     """`tokenizer/published.py`: taming's and HFAiLab's tokenizers, small and random, in the layout of their files."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from clipgen.caption_pipeline import Captioner
-from clipgen.check import check_sampling
+from clipgen.check.sampling import check_sampling
 from clipgen.checkpoint import read_checkpoint, submodule, weights_sha256
 from clipgen.cli.build import load_clip_once, load_tokenizer, load_transformer, tokenizer_path
 from clipgen.cli.imports import check_inputs, read_paired

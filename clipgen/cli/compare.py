@@ -49,7 +49,7 @@ def main(cfg: Config) -> None:
 
 def check_comparison(cfg: Config) -> None:
     """UserError for what no type can hold."""
-    from clipgen.check import check_task
+    from clipgen.check.paired import check_task
     from clipgen.evaluation.compare import REFERENCE
 
     check_task(cfg)

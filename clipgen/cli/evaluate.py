@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from clipgen.check import PERCEPTUAL_FILES, check_world
+from clipgen.check import check_world
+from clipgen.check.tokenizer import PERCEPTUAL_FILES
 from clipgen.cli.worlds import prompts_and_judge
 from clipgen.errors import UserError
 from clipgen.tools import GENERATION, EvaluateConfig

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from clipgen.check import check_bank
+from clipgen.check.sampling import check_bank
 from clipgen.errors import UserError
 from clipgen.tools import GapConfig
 

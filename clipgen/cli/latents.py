@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from clipgen.check import check_clip
+from clipgen.check.sampling import check_sampling
 from clipgen.cli.build import load_clip_once, load_tokenizer, tokenizer_path
 from clipgen.cli.machine import cores, pick_device
 from clipgen.cli.say import say
@@ -137,19 +139,45 @@ def _faster(cfg: Config, make, batch_size: int) -> Encoders:
     return make(chosen)
 
 
-def check_tokenizer(latents: Manifest, folder: str, path: Path, sha256: str) -> None:
-    """Refuse latents of another tokenizer than the one in use."""
+@dataclass(frozen=True)
+class Latents:
+    """Latents to train on, and what they were made by, which is what is in use."""
+
+    content: str
+    codebook_size: int
+    vqgan: VQGAN
+    tokenizer: tuple[str, str]  # sha256 of its weights, and its file
+    clip: FrozenClip | None
+
+
+def latents_in_use(cfg: Config, with_clip: bool = True) -> Latents:
+    """UserError where another tokenizer or CLIP made them, or they have fewer codes than sampling draws from."""
+    manifest = Manifest.load(cfg.latents, "latents")
+    path = tokenizer_path(cfg)
+    vqgan, _, sha256 = load_tokenizer(path, cfg.tokenizer.ckpt_config)
+    clip = clip_in_use(cfg) if with_clip else None
+    check_latents(manifest, cfg.latents, path, sha256, clip)
+    codebook_size = manifest.made_by["tokenizer"]["codebook_size"]
+    check_sampling(cfg.sampling, cfg.bank, codebook_size)
+    return Latents(manifest.content, codebook_size, vqgan, (sha256, str(path)), clip)
+
+
+def clip_in_use(cfg: Config) -> FrozenClip:
+    """The frozen CLIP of the config, on the device in use."""
+    check_clip(cfg.clip)
+    return load_clip_once(cfg.clip.model, cfg.clip.pretrained, pick_device(cfg.trainer.device))
+
+
+def check_latents(latents: Manifest, folder: str, path: Path, sha256: str, clip: FrozenClip | None) -> None:
+    """Refuse latents of another tokenizer than the one in use, or of another CLIP, where one is."""
     made = latents.made_by["tokenizer"]["sha256"]
     if made != sha256:
         raise UserError(
             f"{folder}/manifest.json was made with tokenizer {made[:8]}… but {path} is {sha256[:8]}…; run "
             f"`clipgen encode` again with replace=true, or point tokenizer.ckpt at the old one"
         )
-
-
-def check_latents(latents: Manifest, folder: str, path: Path, sha256: str, clip: FrozenClip) -> None:
-    """Refuse latents of another tokenizer or another CLIP than the ones in use."""
-    check_tokenizer(latents, folder, path, sha256)
+    if clip is None:
+        return
     made = latents.made_by["clip"]["fingerprint"]
     if made != clip.identity.fingerprint():
         raise UserError(

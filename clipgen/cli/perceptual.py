@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from clipgen.check import PERCEPTUAL_FILES
+from clipgen.check.tokenizer import PERCEPTUAL_FILES
 from clipgen.checkpoint import read_weights
 from clipgen.cli.say import say
 from clipgen.clip.frozen import FrozenClip

@@ -5,7 +5,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipgen.check import check, check_perceptual, check_sampling
+from clipgen.check import check
+from clipgen.check.sampling import check_sampling
+from clipgen.check.tokenizer import check_perceptual
 from clipgen.cli.launch import launch
 from clipgen.config import Config
 from clipgen.errors import UserError
@@ -22,8 +24,9 @@ def main(cfg: Config) -> None:
 
     from clipgen.cli import stages
     from clipgen.cli.assemble import export, transformer_checkpoint
+    from clipgen.cli.build import tokenizer_path
     from clipgen.cli.imports import adopt_tokenizer
-    from clipgen.cli.latents import encode_latents
+    from clipgen.cli.latents import clip_in_use, encode_latents
     from clipgen.cli.machine import describe, pick_device
     from clipgen.cli.perceptual import perceptual_inputs
     from clipgen.cli.prep import pack_images, summary
@@ -50,7 +53,7 @@ def main(cfg: Config) -> None:
     start = time.perf_counter()
     print_choices(adopt_tokenizer(cfg))
     choose_size(cfg, device.type == "cuda")
-    stages.clip_in_use(cfg)  # this and the texts are needed later; what is wrong with them is told now
+    clip_in_use(cfg)  # this and the texts are needed later; what is wrong with them is told now
     reference_texts(cfg.clip.model, cfg.clip.captions)
     if not cfg.tokenizer.ckpt:
         check_perceptual(cfg.tokenizer.train)
@@ -87,7 +90,7 @@ def main(cfg: Config) -> None:
 
     def made() -> ClipGen:
         weights = transformer_checkpoint(out / "transformer")
-        export(cfg, stages.tokenizer_path(cfg), weights, Path(cfg.latents), out / "model")
+        export(cfg, tokenizer_path(cfg), weights, Path(cfg.latents), out / "model")
         return ClipGen.from_pretrained(out / "model", device)
 
     metrics = evaluate_once(cfg, made, out) if shared.folder else evaluate_run(cfg, made(), out)

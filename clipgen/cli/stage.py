@@ -51,6 +51,12 @@ def start(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, 
     return record
 
 
+def batches(cfg: Config) -> tuple[int | None, ...]:
+    """What a data module is told of the batches of a model of tokens, in its order."""
+    train = cfg.transformer.train
+    return train.batch_size, train.steps, cfg.seed, cfg.trainer.num_workers, cfg.trainer.val_samples
+
+
 def fit(
     cfg: Config,
     record: Record,

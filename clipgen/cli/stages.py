@@ -9,7 +9,7 @@ from PIL import Image
 
 from clipgen.callbacks.ema import EMA
 from clipgen.callbacks.health import Health
-from clipgen.check import check_clip, check_perceptual, check_sampling
+from clipgen.check.tokenizer import check_perceptual
 from clipgen.checkpoint import weights_sha256
 from clipgen.cli.assemble import mean_of
 from clipgen.cli.build import (
@@ -17,23 +17,19 @@ from clipgen.cli.build import (
     VQGAN_TRAINING_KEYS,
     check_adversary,
     gan_start,
-    load_clip_once,
-    load_tokenizer,
     make_adversary,
-    tokenizer_path,
     tokenizer_settings,
     tokenizer_sha256,
     transformer_settings,
 )
 from clipgen.cli.imports import check_inputs, check_start, read_tokenizer, read_transformer
-from clipgen.cli.latents import check_latents
+from clipgen.cli.latents import clip_in_use, latents_in_use
 from clipgen.cli.machine import check_compiler, pick_device
 from clipgen.cli.perceptual import PERCEPTUAL_FILE_KEYS, needs_clip, perceptual_inputs, perceptual_loss
 from clipgen.cli.reconstruction import embedding_reconstruction
 from clipgen.cli.record import Record
 from clipgen.cli.say import say, say_cut
-from clipgen.cli.stage import PREVIEWS, fit, fit_tokens, preview_options, refuse_own, say_used, start
-from clipgen.clip.frozen import FrozenClip
+from clipgen.cli.stage import PREVIEWS, batches, fit, fit_tokens, preview_options, refuse_own, say_used, start
 from clipgen.clip.module import ClipModule, save_open_clip
 from clipgen.config import Config, asdict_of
 from clipgen.data.manifest import Manifest
@@ -52,12 +48,6 @@ from clipgen.transformer.model import Transformer
 from clipgen.transformer.module import TransformerModule
 from clipgen.transformer.sampling import generate
 from data_prep.statistics import bank, load_statistics
-
-
-def clip_in_use(cfg: Config) -> FrozenClip:
-    """The frozen CLIP of the config, on the device in use."""
-    check_clip(cfg.clip)
-    return load_clip_once(cfg.clip.model, cfg.clip.pretrained, pick_device(cfg.trainer.device))
 
 
 def train_vqgan(cfg: Config, folder: Path) -> Record:
@@ -145,20 +135,14 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
 def train_transformer(cfg: Config, folder: Path) -> Record:
     """Stage 2: latent shards → `folder/best.ckpt`."""
     m = cfg.transformer
-    latents = Manifest.load(cfg.latents, "latents")
-    path = tokenizer_path(cfg)
-    vqgan, _, sha256 = load_tokenizer(path, cfg.tokenizer.ckpt_config)
-    clip = clip_in_use(cfg)
-    check_latents(latents, cfg.latents, path, sha256, clip)
-    how = m.train.batch_size, m.train.steps, cfg.seed, cfg.trainer.num_workers, cfg.trainer.val_samples
+    latents = latents_in_use(cfg)
+    clip = latents.clip
     by_text = m.condition == "text"
     if by_text:
-        data = CaptionedLatentData(cfg.latents, *how, share=cfg.captions_share, embeddings=True)
+        data = CaptionedLatentData(cfg.latents, *batches(cfg), share=cfg.captions_share, embeddings=True)
     else:
-        data = LatentData(cfg.latents, *how)
-    codebook_size = latents.made_by["tokenizer"]["codebook_size"]
-    check_sampling(cfg.sampling, cfg.bank, codebook_size)
-    model = transformer_settings(m, data.grid, codebook_size, data.embedding_size)
+        data = LatentData(cfg.latents, *batches(cfg))
+    model = transformer_settings(m, data.grid, latents.codebook_size, data.embedding_size)
     training = {key: value for key, value in asdict_of(m.train).items() if key != "checkpointing"}
     settings = {"transformer": model, "transformer.train": training, "seed": cfg.seed}
     if by_text:
@@ -167,7 +151,7 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     inputs = {"latents": latents.content, "start": None}
     device = pick_device(cfg.trainer.device)
     statistics = load_statistics(cfg.latents)  # this and what else may fail comes before `folder` may be set aside
-    trained_with = {"tokenizer": (sha256, str(path)), "CLIP": (clip.identity.fingerprint(), clip.identity.model)}
+    trained_with = {"tokenizer": latents.tokenizer, "CLIP": (clip.identity.fingerprint(), clip.identity.model)}
     if m.ckpt:
         refuse_own(m.ckpt, folder, "transformer.ckpt")
         found, weights, of_start = read_transformer(m.ckpt)
@@ -196,7 +180,7 @@ def train_transformer(cfg: Config, folder: Path) -> Record:
     if m.ckpt:
         transformer.load_state_dict(weights)
     transformer.checkpointing = m.train.checkpointing
-    vqgan.to(device)
+    vqgan = latents.vqgan.to(device)
     module = TransformerModule(
         transformer,
         mean_E if m.centred else torch.zeros_like(mean_E),

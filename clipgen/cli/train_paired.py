@@ -7,18 +7,16 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-from clipgen.check import check_sampling, check_window
+from clipgen.check.paired import check_window
 from clipgen.checkpoint import weights_sha256
-from clipgen.cli.build import TOKEN_TRAINING_KEYS, load_tokenizer, paired_settings, tokenizer_path
+from clipgen.cli.build import TOKEN_TRAINING_KEYS, paired_settings
 from clipgen.cli.imports import check_inputs, check_start, read_paired
-from clipgen.cli.latents import check_latents
+from clipgen.cli.latents import latents_in_use
 from clipgen.cli.machine import check_compiler, pick_device
 from clipgen.cli.record import Record
 from clipgen.cli.say import say
-from clipgen.cli.stage import PREVIEWS, fit_tokens, preview_options, refuse_own, say_used, start
-from clipgen.cli.stages import clip_in_use
-from clipgen.config import Config, asdict_of
-from clipgen.data.manifest import Manifest
+from clipgen.cli.stage import PREVIEWS, batches, fit_tokens, preview_options, refuse_own, say_used, start
+from clipgen.config import Config
 from clipgen.data.module import CaptionedLatentData
 from clipgen.data.transforms import to_uint8
 from clipgen.paired.captioner import CaptionTransformer, write
@@ -38,21 +36,14 @@ def train_paired(cfg: Config, folder: Path) -> Record:
     m, p = cfg.transformer, cfg.paired
     captions = cfg.task == "caption"
     stage, kind = ("caption", CaptionTransformer) if captions else ("paired", PairedTransformer)
-    latents = Manifest.load(cfg.latents, "latents")
-    path = tokenizer_path(cfg)
-    vqgan, _, sha256 = load_tokenizer(path, cfg.tokenizer.ckpt_config)
-    check_latents(latents, cfg.latents, path, sha256, clip_in_use(cfg))
-    data = CaptionedLatentData(
-        cfg.latents, m.train.batch_size, m.train.steps, cfg.seed, cfg.trainer.num_workers, cfg.trainer.val_samples,
-        share=cfg.captions_share,
-    )  # fmt: skip
-    codebook_size = latents.made_by["tokenizer"]["codebook_size"]
-    check_sampling(cfg.sampling, cfg.bank, codebook_size)
+    latents = latents_in_use(cfg)
+    data = CaptionedLatentData(cfg.latents, *batches(cfg), share=cfg.captions_share)
     check_window(p, data.grid[0] * data.grid[1])
     device = pick_device(cfg.trainer.device)
     if cfg.trainer.compile:
         check_compiler(device)
-    training = {key: value for key, value in asdict_of(m.train).items() if key in (*TOKEN_TRAINING_KEYS, "ema")}
+    training = {key: getattr(m.train, key) for key in TOKEN_TRAINING_KEYS}
+    own = {"ema": m.train.ema, "batch_size": m.train.batch_size}
     scales = {} if captions else {"txt_loss_scale": p.txt_loss_scale, "img_loss_scale": p.img_loss_scale}
     start_settings, weights, start_inputs, text = {}, None, {}, None
     if m.ckpt:
@@ -60,13 +51,13 @@ def train_paired(cfg: Config, folder: Path) -> Record:
         stages = ("paired", "caption") if captions else ("paired",)
         start_settings, weights, start_inputs, text = read_paired(m.ckpt, *stages)
     text, length = read_text(cfg, data, text, start_settings.get("text_length"))
-    model = paired_settings(cfg, data.grid, codebook_size, len(text), length)
-    settings = {"paired": model, "paired.train": training | {"batch_size": m.train.batch_size} | scales}
+    model = paired_settings(cfg, data.grid, latents.codebook_size, len(text), length)
+    settings = {"paired": model, "paired.train": training | own | scales}
     settings |= {"captions_share": cfg.captions_share, "seed": cfg.seed}
     inputs = {"latents": latents.content, "text": text.sha256}
     if m.ckpt:
         check_start(m.ckpt, start_settings, model, kind)
-        check_inputs(m.ckpt, start_inputs, {"tokenizer": (sha256, str(path))})
+        check_inputs(m.ckpt, start_inputs, {"tokenizer": latents.tokenizer})
         inputs["start"] = weights_sha256(weights)
     say_used(stage, data, cfg.captions_share)
     record = start(folder, stage, settings, inputs)
@@ -79,11 +70,9 @@ def train_paired(cfg: Config, folder: Path) -> Record:
     if m.ckpt:
         transformer.load_state_dict(weights)
     transformer.checkpointing = m.train.checkpointing
-    vqgan.to(device)
-    common = {
-        "seed": cfg.seed, "settings": settings, "inputs": {"tokenizer": sha256, "text": text.sha256},
-        **{key: value for key, value in training.items() if key != "ema"},
-    }  # fmt: skip
+    vqgan = latents.vqgan.to(device)
+    made_with = {"tokenizer": latents.tokenizer[0], "text": text.sha256}
+    common = {"seed": cfg.seed, "settings": settings, "inputs": made_with, **training}
     layout = transformer.layout
     if captions:
         module = CaptionModule(transformer, lambda texts: layout.captions(text.encode(texts)), **common)

@@ -7,16 +7,14 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-from clipgen.check import check_sampling
 from clipgen.checkpoint import weights_sha256
-from clipgen.cli.build import TOKEN_TRAINING_KEYS, load_tokenizer, tokenizer_path, upscale_settings
+from clipgen.cli.build import TOKEN_TRAINING_KEYS, upscale_settings
 from clipgen.cli.imports import check_inputs, check_start, read_tokens_model
-from clipgen.cli.latents import check_tokenizer
+from clipgen.cli.latents import latents_in_use
 from clipgen.cli.machine import check_compiler, pick_device
 from clipgen.cli.record import Record
-from clipgen.cli.stage import PREVIEWS, fit_tokens, refuse_own, start
+from clipgen.cli.stage import PREVIEWS, batches, fit_tokens, refuse_own, start
 from clipgen.config import Config, asdict_of
-from clipgen.data.manifest import Manifest
 from clipgen.data.module import LargeLatentData
 from clipgen.data.transforms import to_uint8
 from clipgen.picture import image_grid
@@ -30,18 +28,12 @@ SAMPLED = ("temperature", "top_k", "top_p", "min_p")
 def train_super(cfg: Config, folder: Path) -> Record:
     """Latents made with encode.large → `folder/best.ckpt`."""
     m = cfg.transformer
-    latents = Manifest.load(cfg.latents, "latents")
-    path = tokenizer_path(cfg)
-    vqgan, _, sha256 = load_tokenizer(path, cfg.tokenizer.ckpt_config)
-    check_tokenizer(latents, cfg.latents, path, sha256)
-    data = LargeLatentData(
-        cfg.latents, m.train.batch_size, m.train.steps, cfg.seed, cfg.trainer.num_workers, cfg.trainer.val_samples
-    )
-    codebook_size = latents.made_by["tokenizer"]["codebook_size"]
-    check_sampling(cfg.sampling, cfg.bank, codebook_size)
-    model = upscale_settings(cfg, data.grid, codebook_size)
-    training = {key: value for key, value in asdict_of(m.train).items() if key in (*TOKEN_TRAINING_KEYS, "ema")}
-    settings = {"super": model, "super.train": training | {"batch_size": m.train.batch_size}, "seed": cfg.seed}
+    latents = latents_in_use(cfg, with_clip=False)
+    data = LargeLatentData(cfg.latents, *batches(cfg))
+    model = upscale_settings(cfg, data.grid, latents.codebook_size)
+    training = {key: getattr(m.train, key) for key in TOKEN_TRAINING_KEYS}
+    own = {"ema": m.train.ema, "batch_size": m.train.batch_size}
+    settings = {"super": model, "super.train": training | own, "seed": cfg.seed}
     inputs = {"latents": latents.content, "start": None}
     device = pick_device(cfg.trainer.device)
     if m.ckpt:
@@ -49,7 +41,7 @@ def train_super(cfg: Config, folder: Path) -> Record:
         found, weights, of_start = read_tokens_model(m.ckpt)
         wanted = {key: value for key, value in model.items() if key != "window"} | {"grid": list(data.grid)}
         check_start(m.ckpt, found, wanted, UpscaleTransformer)
-        check_inputs(m.ckpt, of_start, {"tokenizer": (sha256, str(path))})
+        check_inputs(m.ckpt, of_start, {"tokenizer": latents.tokenizer})
         inputs["start"] = weights_sha256(weights)
     if cfg.trainer.compile:
         check_compiler(device)
@@ -61,13 +53,13 @@ def train_super(cfg: Config, folder: Path) -> Record:
     if m.ckpt:
         transformer.begin_from(weights)
     transformer.checkpointing = m.train.checkpointing
-    vqgan.to(device)
+    vqgan = latents.vqgan.to(device)
     module = UpscaleModule(
         transformer,
         seed=cfg.seed,
         settings=settings,
-        inputs={"tokenizer": sha256},
-        **{key: value for key, value in training.items() if key != "ema"},
+        inputs={"tokenizer": latents.tokenizer[0]},
+        **training,
     )
 
     @torch.no_grad()

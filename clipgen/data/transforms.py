@@ -18,6 +18,11 @@ def to_model_range(image: Tensor) -> Tensor:
     return image.float().div_(127.5).sub_(1.0)
 
 
+def image_tensor(images: Sequence[Image.Image]) -> Tensor:
+    """RGB pictures of one size as (B, 3, H, W) in [-1, 1]."""
+    return to_model_range(torch.from_numpy(np.stack([np.asarray(image) for image in images])))
+
+
 def to_uint8(image_BCHW: Tensor) -> Tensor:
     """float (B, 3, H, W) in [-1, 1] → uint8 (B, H, W, 3), rounded; what lies outside is clipped."""
     image_BHWC = image_BCHW.detach().float().permute(0, 2, 3, 1)
@@ -25,6 +30,11 @@ def to_uint8(image_BCHW: Tensor) -> Tensor:
 
 
 Size = int | Sequence[int]  # the side of a square, or (height, width)
+
+
+def size_of(image: Image.Image) -> str:
+    """Of a picture, as a message says it: width × height."""
+    return f"{image.width}×{image.height}"
 
 
 def sides(size: Size) -> tuple[int, int]:

@@ -12,7 +12,8 @@ from tqdm import tqdm
 from clipgen.clip.frozen import FrozenClip
 from clipgen.data.transforms import to_model_range
 from clipgen.evaluation.tokenizer import reconstruct
-from clipgen.pipeline import ClipGen, image_seed
+from clipgen.generator import image_seed
+from clipgen.pipeline import ClipGen
 from clipgen.shapes.draw import SIZES, Scene, combinations, draw, scenes
 from clipgen.shapes.judge import judge_many
 from clipgen.shapes.prompts import Prompt, ceiling, chance, score

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clipgen.callbacks.health import Health, warnings_of
-from clipgen.check import OF_QUANTIZERS
+from clipgen.check.tokenizer import OF_QUANTIZERS
 from clipgen.config import Config
 from clipgen.data.module import ImageData
 from clipgen.errors import UserError

@@ -120,7 +120,27 @@ def run_folder(finished) -> Path:
 
 
 @pytest.fixture(scope="session")
-def captioned(clipgen, run_folder, tiny, tmp_path_factory):
+def tokenizer(run_folder) -> str:
+    """The word that takes the finished run's tokenizer."""
+    return f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"
+
+
+@pytest.fixture(scope="session")
+def encode(clipgen, tokenizer, tiny) -> Callable[..., None]:
+    """`encode(FOLDER, prep=WORDS, encode=WORDS)` makes `shards` and `latents` of its `images`."""
+
+    def encode(folder: Path, prep: tuple[str, ...] = (), encode: tuple[str, ...] = ()) -> None:
+        for words in (
+            ["prep", f"images={folder / 'images'}", "prep.val_fraction=0.2", *prep], ["encode", tokenizer, *encode]
+        ):  # fmt: skip
+            outcome = clipgen(*words, f"shards={folder / 'shards'}", f"latents={folder / 'latents'}", *tiny)
+            assert outcome.status == 0, outcome.error
+
+    return encode
+
+
+@pytest.fixture(scope="session")
+def captioned(encode, tmp_path_factory):
     """Shards and latents of 60 pictures, 50 with captions, by the finished run's tokenizer. Not to be changed."""
     folder = tmp_path_factory.mktemp("captioned")
     (folder / "images").mkdir()
@@ -129,20 +149,25 @@ def captioned(clipgen, run_folder, tiny, tmp_path_factory):
         Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
         rows += [f"{i}.png\t{caption}", f"{i}.png\tsome picture, {caption}"] if i % 6 else []
     (folder / "captions.tsv").write_text("\n".join(rows))
-    for words in (
-        ["prep", f"images={folder / 'images'}", f"captions={folder / 'captions.tsv'}", "prep.val_fraction=0.2"],
-        ["encode", f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"],
-    ):
-        outcome = clipgen(*words, f"shards={folder / 'shards'}", f"latents={folder / 'latents'}", *tiny)
-        assert outcome.status == 0, outcome.error
+    encode(folder, prep=(f"captions={folder / 'captions.tsv'}",))
     return folder
 
 
+@pytest.fixture(scope="session")
+def train_on(clipgen, tokenizer, tiny) -> Callable[..., Outcome]:
+    """`train_on(FOLDER, OUT, WORD…)`: `clipgen train` on the folder's latents."""
+
+    def train_on(folder: Path, out: Path, *words: str, command=clipgen) -> Outcome:
+        return command("train", *tiny, f"latents={folder / 'latents'}", tokenizer, f"out={out}", *words)
+
+    return train_on
+
+
 @pytest.fixture
-def train(clipgen, captioned, run_folder, tiny, tmp_path):
-    def train(*words: str, out=tmp_path, command=clipgen):
-        tokenizer = run_folder / "vqgan" / "last.ckpt"
-        inputs = [f"latents={captioned / 'latents'}", f"tokenizer.ckpt={tokenizer}", f"out={out}"]
-        return command("train", *tiny, *inputs, "stage=paired", *words)
+def train(train_on, captioned, tmp_path):
+    """`clipgen train stage=paired` on the captioned pictures."""
+
+    def train(*words: str, out=tmp_path, **how):
+        return train_on(captioned, out, "stage=paired", *words, **how)
 
     return train

@@ -39,10 +39,10 @@ def few(monkeypatch):
     monkeypatch.setattr(world_prompts, "ablation_prompts", lambda: (development[:4], [*test[:6], *test[-6:]]))
 
 
-def test_one_command_trains_judges_and_continues(clipgen, tiny, run_folder, few, experiment, tmp_path):
+def test_one_command_trains_judges_and_continues(clipgen, tiny, run_folder, tokenizer, few, experiment, tmp_path):
     words = [
         *experiment, *tiny, f"shards={run_folder / 'shards'}", f"latents={run_folder / 'latents'}",
-        f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}", "recipe=gap/default,gap/no_noise", "seed=0,1",
+        tokenizer, "recipe=gap/default,gap/no_noise", "seed=0,1",
     ]  # fmt: skip
     outcome = clipgen(*words)
     assert outcome.status == 0, outcome.error

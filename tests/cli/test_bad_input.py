@@ -222,11 +222,13 @@ def test_compiling_without_a_compiler(clipgen, one_line, tiny, run_folder, tmp_p
     assert "trainer.compile=true: there is no C++ compiler no-such-compiler here; install g++" in line
 
 
-def test_what_stops_stage_2_leaves_the_old_one_in_place(clipgen, one_line, tiny, run_folder, tmp_path, monkeypatch):
+def test_what_stops_stage_2_leaves_the_old_one_in_place(
+    clipgen, one_line, tiny, run_folder, tokenizer, tmp_path, monkeypatch
+):
     shutil.copytree(run_folder / "transformer", tmp_path / "transformer")
     before = (tmp_path / "transformer" / "stage.json").read_bytes()
     monkeypatch.setenv("CXX", "no-such-compiler")
-    words = [f"latents={run_folder / 'latents'}", f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}", "seed=5"]
+    words = [f"latents={run_folder / 'latents'}", tokenizer, "seed=5"]
     words = ["train", "stage=transformer", f"out={tmp_path}", *tiny, *words]
     assert "no C++ compiler" in one_line(clipgen(*words, "trainer.compile=true"))
     of_before = [*words, "sampling.bridge=whiten", "prompts=[a red circle]"]

@@ -17,12 +17,10 @@ PROMPT = "a red circle on a blue background"
 
 
 @pytest.fixture(scope="module")
-def trained(clipgen, captioned, run_folder, tiny, tmp_path_factory):
+def trained(clipgen, train_on, captioned, tokenizer, tmp_path_factory):
     """A run's folder with a captioner of six batches in it. Not to be changed."""
     folder = tmp_path_factory.mktemp("captioner")
-    tokenizer = f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"
-    words = ["train", *tiny, f"latents={captioned / 'latents'}", tokenizer, f"out={folder}", "stage=paired"]
-    outcome = clipgen(*words, "task=caption", "transformer.train.ema=0.5")
+    outcome = train_on(captioned, folder, "stage=paired", "task=caption", "transformer.train.ema=0.5")
     assert outcome.status == 0, outcome.error
     assert "caption: done in" in outcome.said and "are trained on; the others are left out" in outcome.said
     exported = clipgen("export", "stage=paired", "task=caption", f"run={folder}", tokenizer)

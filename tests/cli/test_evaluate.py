@@ -157,10 +157,10 @@ def vgg16_of_zeros():
 
 
 @pytest.mark.parametrize("stage", ["vqgan", "transformer"])
-def test_nothing_to_validate_on_is_said(clipgen, tiny, run_folder, tmp_path, stage):
+def test_nothing_to_validate_on_is_said(clipgen, tiny, run_folder, tokenizer, tmp_path, stage):
     inputs = [f"shards={run_folder / 'shards'}", f"latents={run_folder / 'latents'}", f"out={tmp_path}"]
     if stage == "transformer":
-        inputs.append(f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}")
+        inputs.append(tokenizer)
     outcome = clipgen("train", f"stage={stage}", *tiny, *inputs, "trainer.val_samples=0")
     assert outcome.status == 0, outcome.error
     assert f"{stage}: nothing is validated, as trainer.val_samples=0" in outcome.said

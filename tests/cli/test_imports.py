@@ -153,8 +153,10 @@ def gpt(published_gpt, tmp_path_factory) -> Path:
     return path
 
 
-def test_the_published_transformer_goes_on_from_its_weights(clipgen, one_line, run_folder, tiny, gpt, tmp_path):
-    inputs = [f"latents={run_folder / 'latents'}", f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"]
+def test_the_published_transformer_goes_on_from_its_weights(
+    clipgen, one_line, run_folder, tokenizer, tiny, gpt, tmp_path
+):
+    inputs = [f"latents={run_folder / 'latents'}", tokenizer]
     words = ["stage=transformer", *tiny, *GPT, *inputs, f"out={tmp_path / 'out'}", "transformer.train.lr=1e-9"]
     line = one_line(clipgen("train", *words, f"transformer.ckpt={gpt}", "transformer.depth=2"))
     assert f"{gpt} has depth 1, but transformer.depth is 2; take transformer.depth=1" in line
@@ -171,9 +173,9 @@ def test_the_published_transformer_goes_on_from_its_weights(clipgen, one_line, r
     )  # fmt: skip
 
 
-def test_one_of_ours_goes_on_from_its_weights(clipgen, one_line, run_folder, tiny, tmp_path):
+def test_one_of_ours_goes_on_from_its_weights(clipgen, one_line, run_folder, tokenizer, tiny, tmp_path):
     start = run_folder / "transformer" / "last.ckpt"
-    inputs = [f"latents={run_folder / 'latents'}", f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"]
+    inputs = [f"latents={run_folder / 'latents'}", tokenizer]
     words = ["stage=transformer", *tiny, *inputs, f"out={tmp_path}", f"transformer.ckpt={start}"]
     line = one_line(clipgen("train", *words, "transformer.width=128"))
     assert f"{start} has width 64, but transformer.width is 128; take transformer.width=64" in line
@@ -185,23 +187,23 @@ def test_one_of_ours_goes_on_from_its_weights(clipgen, one_line, run_folder, tin
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", "CLIP", "image_mean"])
-def test_one_of_ours_knows_what_it_was_trained_with(clipgen, one_line, run_folder, tiny, tmp_path, kind):
+def test_one_of_ours_knows_what_it_was_trained_with(clipgen, one_line, run_folder, tokenizer, tiny, tmp_path, kind):
     own = read_checkpoint(run_folder / "transformer" / "last.ckpt", "transformer")
     own["clipgen"]["inputs"][kind] = "0123456789"
     torch.save(own, tmp_path / "other.ckpt")
     clip, start = [word for word in tiny if word.startswith("clip.")], f"transformer.ckpt={tmp_path / 'other.ckpt'}"
     line = one_line(clipgen("export", f"run={run_folder}", f"out={tmp_path / 'model'}", start, *clip))
     assert f"other.ckpt was trained with {kind} 01234567…, but that of " in line
-    inputs = [f"latents={run_folder / 'latents'}", f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"]
+    inputs = [f"latents={run_folder / 'latents'}", tokenizer]
     words = ["train", "stage=transformer", *tiny, *inputs, f"out={tmp_path / 'out'}", start]
     if kind != "image_mean":  # which is that of the pictures at hand
         assert f"was trained with {kind} 01234567" in one_line(clipgen(*words))
         assert not (tmp_path / "out" / "transformer").exists()
 
 
-def test_the_published_transformer_is_exported_without_a_run(clipgen, one_line, run_folder, tiny, gpt, tmp_path):
+def test_the_published_transformer_is_exported_without_a_run(clipgen, one_line, tokenizer, tiny, gpt, tmp_path):
     clip = [word for word in tiny if word.startswith("clip.")]
-    words = [f"transformer.ckpt={gpt}", f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}", *clip]
+    words = [f"transformer.ckpt={gpt}", tokenizer, *clip]
     outcome = clipgen("export", f"out={tmp_path}", "run=nowhere", *words)
     assert outcome.status == 0, outcome.error
     assert "sampling.guidance_scale=1" in outcome.said and "sampling.bridge=none" in outcome.said
@@ -211,9 +213,9 @@ def test_the_published_transformer_is_exported_without_a_run(clipgen, one_line, 
 
 
 def test_a_transformer_for_another_grid_or_with_a_pickled_object_is_one_line(
-    clipgen, one_line, published_gpt, run_folder, tiny, tmp_path
+    clipgen, one_line, published_gpt, run_folder, tokenizer, tiny, tmp_path
 ):
-    inputs = [f"latents={run_folder / 'latents'}", f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"]
+    inputs = [f"latents={run_folder / 'latents'}", tokenizer]
     theirs = published_gpt(vocabulary=128, depth=1, width=64, length=16, embed_dim=16).state_dict()
     for content, says in (
         ({"model": theirs}, "has grid [4, 4], but the latents have [8, 8]"),

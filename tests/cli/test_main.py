@@ -11,7 +11,8 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.errors import ConfigCompositionException
 
-from clipgen.check import PERCEPTUAL_FILES, check
+from clipgen.check import check
+from clipgen.check.tokenizer import PERCEPTUAL_FILES
 from clipgen.cli.main import TOOLS, VERBS, reported
 from clipgen.config import Config, complete, register
 from clipgen.errors import UserError

@@ -15,7 +15,7 @@ from clipgen.pipeline import ClipGen
 PROMPT = "a red circle on a blue background"
 
 
-def test_captions_to_pictures(train, clipgen, captioned, run_folder, tiny_clip_folder, one_line, tmp_path):
+def test_captions_to_pictures(train, clipgen, captioned, tokenizer, tiny_clip_folder, one_line, tmp_path):
     outcome = train("captions_share=0.5")
     assert outcome.status == 0, outcome.error
     assert "have captions and are trained on; the others are left out" in outcome.said
@@ -28,7 +28,6 @@ def test_captions_to_pictures(train, clipgen, captioned, run_folder, tiny_clip_f
     with open(folder / "metrics.csv", newline="") as file:
         assert {"val/loss", "val/text"} <= set(csv.DictReader(file).fieldnames)
     assert "done already" in train("captions_share=0.5").said
-    tokenizer = f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"
     clip = [f"clip.model=local-dir:{tiny_clip_folder}", "clip.pretrained=null"]
     model = tmp_path / "model"
     made = clipgen("export", "stage=paired", f"run={tmp_path}", f"out={model}", tokenizer, *clip)
@@ -125,13 +124,13 @@ def test_two_ranks_train_what_one_does(train, clipgen_process, tmp_path, strateg
         assert (states[1][name].float() - tensor.float()).abs().mean() < 1e-5, name
 
 
-def test_sparse_attention_to_pictures(train, clipgen, run_folder, tiny_clip_folder, tmp_path):
+def test_sparse_attention_to_pictures(train, clipgen, tokenizer, tiny_clip_folder, tmp_path):
     words = ["paired.window=5", "paired.pivots=3", "sampling.clusters=8", "sampling.top_k=3"]
     outcome = train(*words, "sampling.prefix_boost=0.5")
     assert outcome.status == 0, outcome.error
     settings = read_checkpoint(tmp_path / "paired" / "best.ckpt", "paired")["clipgen"]["settings"]["paired"]
     assert (settings["window"], settings["pivots"]) == (5, 3)
-    inputs = [f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}", f"clip.model=local-dir:{tiny_clip_folder}"]
+    inputs = [tokenizer, f"clip.model=local-dir:{tiny_clip_folder}"]
     model = tmp_path / "model"
     made = clipgen("export", "stage=paired", f"run={tmp_path}", f"out={model}", *inputs, "clip.pretrained=null")
     assert made.status == 0, made.error
@@ -142,14 +141,13 @@ def test_sparse_attention_to_pictures(train, clipgen, run_folder, tiny_clip_fold
     assert "window" not in json.dumps(paired_settings(Config(), [4, 4], 8, 9, 9))  # as trainings of before have it
 
 
-def test_a_transformer_of_captions(train, clipgen, captioned, run_folder, tiny_clip_folder, one_line, tmp_path):
+def test_a_transformer_of_captions(train, clipgen, captioned, tokenizer, tiny_clip_folder, one_line, tmp_path):
     outcome = train("stage=transformer", "transformer.condition=text", "captions_share=0.9")
     assert outcome.status == 0, outcome.error
     assert "transformer: of " in outcome.said and "are left out" in outcome.said
     model = tmp_path / "model"
     (tmp_path / "latents").symlink_to(captioned / "latents")
     clip = [f"clip.model=local-dir:{tiny_clip_folder}", "clip.pretrained=null"]
-    tokenizer = f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"
     made = clipgen("export", f"run={tmp_path}", f"out={model}", tokenizer, *clip)
     assert made.status == 0, made.error
     pipeline = ClipGen.from_pretrained(model)

@@ -24,14 +24,14 @@ KINDS = {
 
 
 @pytest.fixture
-def train(clipgen_process, run_folder, tiny, tmp_path):
+def train(clipgen_process, run_folder, tokenizer, tiny, tmp_path):
     """`clipgen train` on the finished run's shards or latents; the checkpoint."""
 
     def train(name: str, devices: int, *words: str) -> dict:
         folder = tmp_path / name
         inputs = [f"shards={run_folder / 'shards'}", f"latents={run_folder / 'latents'}", f"out={folder}"]
-        tokenizer = [f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"] if "stage=transformer" in words else []
-        outcome = clipgen_process("train", *tiny, *inputs, *tokenizer, *words, f"trainer.devices={devices}")
+        own = [tokenizer] if "stage=transformer" in words else []
+        outcome = clipgen_process("train", *tiny, *inputs, *own, *words, f"trainer.devices={devices}")
         assert outcome.status == 0, outcome.error
         stage = words[0].removeprefix("stage=")
         assert outcome.said.count(f"{stage}: done in") == 1  # one process speaks
@@ -78,12 +78,12 @@ def test_two_ranks_train_the_transformer_of_one(train, words):
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_shared_out_weights_are_continued_and_sampled_from(
-    train, clipgen_process, run_folder, tiny, tmp_path, optimizer
+    train, clipgen_process, run_folder, tokenizer, tiny, tmp_path, optimizer
 ):
     words = [*TRANSFORMER, "trainer.strategy=fsdp", f"transformer.train.optimizer={optimizer}"]
     whole = train("whole", 2, *words)
     folder = tmp_path / "killed"
-    inputs = [f"latents={run_folder / 'latents'}", f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"]
+    inputs = [f"latents={run_folder / 'latents'}", tokenizer]
     command = [sys.executable, "-m", "clipgen.cli.main", "train", *tiny, *inputs, *words, f"out={folder}"]
     quiet = {"start_new_session": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen([*command, "trainer.devices=2"], **quiet) as run:

@@ -14,31 +14,27 @@ PROMPT = "a red circle on a blue background"
 
 
 @pytest.fixture(scope="module")
-def large(clipgen, run_folder, tiny, tmp_path_factory):
+def large(encode, tmp_path_factory):
     """Shards and latents of 40 pictures of 64 px, by the finished run's tokenizer. Not to be changed."""
     folder = tmp_path_factory.mktemp("large")
     (folder / "images").mkdir()
     for i, (_, pixels, _) in enumerate(world(40, 3, 64)):
         Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
-    for words in (
-        ["prep", f"images={folder / 'images'}", "prep.val_fraction=0.2"],
-        ["encode", f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}", "encode.large=true"],
-    ):
-        outcome = clipgen(*words, f"shards={folder / 'shards'}", f"latents={folder / 'latents'}", *tiny)
-        assert outcome.status == 0, outcome.error
+    encode(folder, encode=("encode.large=true",))
     return folder
 
 
 @pytest.fixture
-def train(clipgen, large, run_folder, tiny, tmp_path):
-    def train(*words: str, out=tmp_path, command=clipgen):
-        inputs = [f"latents={large / 'latents'}", f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}", f"out={out}"]
-        return command("train", *tiny, *inputs, "stage=super", *words)
+def train(train_on, large, tmp_path):
+    """`clipgen train stage=super` on them."""
+
+    def train(*words: str, out=tmp_path, **how):
+        return train_on(large, out, "stage=super", *words, **how)
 
     return train
 
 
-def test_from_a_transformer_to_larger_pictures(train, clipgen, one_line, run_folder, tmp_path):
+def test_from_a_transformer_to_larger_pictures(train, clipgen, one_line, run_folder, tokenizer, tmp_path):
     start = f"transformer.ckpt={run_folder / 'transformer' / 'best.ckpt'}"
     outcome = train(start)
     assert outcome.status == 0, outcome.error
@@ -46,7 +42,7 @@ def test_from_a_transformer_to_larger_pictures(train, clipgen, one_line, run_fol
     folder = tmp_path / "super"
     assert {"best.ckpt", "last.ckpt", "metrics.csv", "grids"} <= {path.name for path in folder.iterdir()}
     assert "val/accuracy" in (folder / "metrics.csv").read_text() and list((folder / "grids").glob("*.png"))
-    tokenizer, model = f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}", tmp_path / "upscaler"
+    model = tmp_path / "upscaler"
     made = clipgen("export", "stage=super", f"run={tmp_path}", f"out={model}", tokenizer, "sampling.temperature=0.5")
     assert made.status == 0, made.error
     assert json.loads((model / "config.json").read_text())["kind"] == "super"

@@ -19,11 +19,10 @@ from clipgen.data.lock import lock_of
 
 
 @pytest.fixture
-def words(tiny, run_folder, tmp_path, monkeypatch) -> list[str]:
+def words(tiny, run_folder, tokenizer, tmp_path, monkeypatch) -> list[str]:
     """`train -m` of stage 2 on the data of a finished run, in a folder of the test's own."""
     monkeypatch.chdir(tmp_path)
     inputs = [f"{kind}={run_folder / kind}" for kind in ("shards", "latents")]
-    tokenizer = f"tokenizer.ckpt={run_folder / 'vqgan' / 'last.ckpt'}"
     return ["train", "-m", "stage=transformer", "name=bars", *tiny, *inputs, tokenizer]
 
 

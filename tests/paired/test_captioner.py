@@ -1,5 +1,7 @@
 """The captioner's Transformer: its sequence, what it shares with that of pictures, its cache and its words."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -10,20 +12,15 @@ from clipgen.transformer import blocks
 from clipgen.transformer.packed import prepared
 
 K, PIECES, LENGTH, L = 16, 10, 6, 6
-ARCHITECTURE = dict(grid=[2, 3], codebook_size=K, pieces=PIECES, text_length=LENGTH, width=32, depth=2, heads=2)
 LAYOUT = Layout(K, PIECES, LENGTH)
 TEXTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 1]]
 COGVIEW = dict(style="gpt2", sandwich=True, pb_relax=True, shrink_gradient=0.1)
 PAD, ROI1, BASE, BOI1, EOI1 = (LAYOUT.command(name) for name in ("PAD", "ROI1", "BASE", "BOI1", "EOI1"))
 
 
-def network(kind=CaptionTransformer, **changes):
-    torch.manual_seed(0)
-    model = kind(**ARCHITECTURE | changes)
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.3)  # heads of zeros would tell nothing
-    return model.eval()
+@pytest.fixture
+def network(network):
+    return partial(network, kind=CaptionTransformer)
 
 
 def inputs(rows: int = len(TEXTS)) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,9 +36,9 @@ def test_a_caption_ends_in_base_and_padding_stands_behind():
     assert LAYOUT.captions([[1, 2, 3, 4, 5, 6, 7, 8]]).tolist() == [[ROI1, *range(K + 1, K + 7), BASE]]
 
 
-def test_the_weights_are_those_of_a_model_of_pictures():
+def test_the_weights_are_those_of_a_model_of_pictures(network):
     made = network()
-    made.load_state_dict(network(PairedTransformer).state_dict())
+    made.load_state_dict(network(kind=PairedTransformer).state_dict())
     assert len(made.cos_TK) == 2 + L + LENGTH + 2  # [BASE] [BOI1] image [EOI1] [ROI1] text
     turned = (made.sin_TK.abs().sum(1) > 0).tolist()
     assert turned == [False] * 2 + [True] * L + [False] * (LENGTH + 2)
@@ -52,7 +49,7 @@ def test_the_weights_are_those_of_a_model_of_pictures():
 
 @pytest.mark.parametrize("plain", [True, False])  # or torch's fused kernel, as on a GPU
 @pytest.mark.parametrize("changes", [{}, COGVIEW])
-def test_the_cache_gives_the_logits_of_the_whole(monkeypatch, changes, plain):
+def test_the_cache_gives_the_logits_of_the_whole(network, monkeypatch, changes, plain):
     monkeypatch.setattr(blocks, "PLAIN_ATTENTION_UP_TO", 512 if plain else 0)
     model, (tokens_BL, text_BS) = network(**changes), inputs()
     wanted = model(tokens_BL, text_BS)
@@ -64,7 +61,7 @@ def test_the_cache_gives_the_logits_of_the_whole(monkeypatch, changes, plain):
         x_BSD = model.text(text_BS[:, place + 1 : place + 2], place + 1)
 
 
-def test_the_whole_image_is_seen_and_no_word_that_is_to_come():
+def test_the_whole_image_is_seen_and_no_word_that_is_to_come(network):
     model, (tokens_BL, text_BS) = network(), inputs()
     wanted = model(tokens_BL, text_BS)
     for place in range(L):
@@ -77,7 +74,7 @@ def test_the_whole_image_is_seen_and_no_word_that_is_to_come():
     assert torch.equal(found[:, :3], wanted[:, :3]) and not torch.allclose(found[:, 3], wanted[:, 3])
 
 
-def test_caption_loss_is_of_the_pieces_alone():
+def test_caption_loss_is_of_the_pieces_alone(network):
     model, (tokens_BL, text_BS) = network(), inputs()
     losses_B = caption_losses(model, tokens_BL, text_BS)
     log_p = model(tokens_BL, text_BS).log_softmax(-1)
@@ -88,7 +85,7 @@ def test_caption_loss_is_of_the_pieces_alone():
     assert torch.equal(caption_losses(prepared(model), tokens_BL, text_BS), torch.stack(alone_B))
 
 
-def test_the_likeliest_words_are_written_until_base():
+def test_the_likeliest_words_are_written_until_base(network):
     model, (tokens_BL, _) = network(), inputs(40)
     written = write(model, tokens_BL, range(40))
     assert {len(own) for own in written} > {1} and all(1 <= len(own) <= LENGTH for own in written)
@@ -102,7 +99,7 @@ def test_the_likeliest_words_are_written_until_base():
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_caption_does_not_depend_on_its_batch_mates(temperature):
+def test_a_caption_does_not_depend_on_its_batch_mates(network, temperature):
     model, (tokens_BL, _) = prepared(network(**COGVIEW)), inputs(8)
     together = write(model, tokens_BL, range(8), temperature)
     assert [write(model, tokens_BL[i : i + 1], [i], temperature)[0] for i in range(8)] == together

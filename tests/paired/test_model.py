@@ -1,5 +1,7 @@
 """The paired Transformer: its sequence, what padding may touch, its cache, and its sampling."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -11,20 +13,15 @@ from clipgen.transformer.packed import prepared
 from clipgen.transformer.sampling import Given, generate, sample
 
 K, PIECES, LENGTH = 16, 10, 6
-ARCHITECTURE = dict(grid=[2, 3], codebook_size=K, pieces=PIECES, text_length=LENGTH, width=32, depth=2, heads=2)
 LAYOUT = Layout(K, PIECES, LENGTH)
 TEXTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 1], []]
 SPARSE = dict(window=2, pivots=2)
 COGVIEW = dict(style="gpt2", sandwich=True, pb_relax=True, shrink_gradient=0.1)
 
 
-def network(**changes) -> PairedTransformer:
-    torch.manual_seed(0)
-    model = PairedTransformer(**ARCHITECTURE | changes)
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.3)  # heads of zeros would tell nothing
-    return model.eval()
+@pytest.fixture
+def network(network):
+    return partial(network, kind=PairedTransformer)
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,7 +29,7 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor]:
     return tokens_BL, LAYOUT.prefix(TEXTS)
 
 
-def test_the_sequence_is_cogview_s_in_one_vocabulary():
+def test_the_sequence_is_cogview_s_in_one_vocabulary(network):
     pad, first, base, begin, end = range(K + PIECES, K + PIECES + 5)
     assert LAYOUT.prefix([[1, 2], [3]]).tolist() == [
         [pad, pad, pad, pad, first, K + 1, K + 2, base, begin],
@@ -46,7 +43,7 @@ def test_the_sequence_is_cogview_s_in_one_vocabulary():
 
 @pytest.mark.parametrize("plain", [True, False])  # or torch's fused kernel, as on a GPU
 @pytest.mark.parametrize("changes", [{}, COGVIEW, {"pb_relax": True}])
-def test_a_row_has_the_logits_that_it_has_without_padding(monkeypatch, changes, plain):
+def test_a_row_has_the_logits_that_it_has_without_padding(network, monkeypatch, changes, plain):
     monkeypatch.setattr(blocks, "PLAIN_ATTENTION_UP_TO", 512 if plain else 0)
     model, (tokens_BL, text_BP) = network(**changes), inputs()
     text_logits, image_logits = model.outputs(tokens_BL, text_BP)
@@ -61,7 +58,7 @@ def test_a_row_has_the_logits_that_it_has_without_padding(monkeypatch, changes, 
         torch.testing.assert_close(text_logits[i : i + 1, LENGTH - len(pieces) :], alone[0], atol=1e-5, rtol=1e-5)
 
 
-def test_nothing_that_is_to_come_is_seen():
+def test_nothing_that_is_to_come_is_seen(network):
     model, (tokens_BL, text_BP) = network(), inputs()
     text_logits, image_logits = model.outputs(tokens_BL, text_BP)
     changed_BL = tokens_BL.clone()
@@ -72,7 +69,7 @@ def test_nothing_that_is_to_come_is_seen():
     assert not torch.equal(other_image[:, 4], image_logits[:, 4])
 
 
-def test_padding_is_not_trained_on():
+def test_padding_is_not_trained_on(network):
     pad, base = LAYOUT.command("PAD"), LAYOUT.command("BASE")
     counts_BT = counted(LAYOUT.prefix(TEXTS), pad, base)
     assert counts_BT.sum(1).tolist() == [4, 2, 7, 1]  # the pieces, and [BASE], which ends them
@@ -95,7 +92,7 @@ def test_scales_weigh_text_against_image_row_by_row():
     assert sum(halves) / 2 == pytest.approx(weighted(text_BT, counts_BT, image_BL, 5, 2).item())
 
 
-def test_a_shrunk_gradient_is_alpha_of_its_own_and_changes_nothing_else():
+def test_a_shrunk_gradient_is_alpha_of_its_own_and_changes_nothing_else(network):
     tokens_BL, text_BP = inputs()
     grads = []
     for alpha in (1.0, 0.1):
@@ -109,7 +106,7 @@ def test_a_shrunk_gradient_is_alpha_of_its_own_and_changes_nothing_else():
 @pytest.mark.parametrize("plain", [True, False])
 @pytest.mark.parametrize("changes", [{}, COGVIEW, SPARSE, COGVIEW | SPARSE])
 @pytest.mark.parametrize("boost", [0.0, 1.4])
-def test_the_cache_gives_the_logits_of_the_whole(monkeypatch, changes, plain, boost):
+def test_the_cache_gives_the_logits_of_the_whole(network, monkeypatch, changes, plain, boost):
     monkeypatch.setattr(blocks, "PLAIN_ATTENTION_UP_TO", 512 if plain else 0)
     monkeypatch.setattr(sight, "BLOCKS_PAY_FROM", 512 if plain else 0)
     model, (tokens_BL, text_BP) = network(**changes), inputs()
@@ -125,7 +122,7 @@ def test_the_cache_gives_the_logits_of_the_whole(monkeypatch, changes, plain, bo
 
 
 @pytest.mark.parametrize("changes", [{}, COGVIEW, SPARSE])
-def test_an_image_does_not_depend_on_its_batch_mates(changes):
+def test_an_image_does_not_depend_on_its_batch_mates(network, changes):
     model, text_BP = prepared(network(**changes)), LAYOUT.prefix(TEXTS)
     together = generate(model, text_BP, None, [7, 8, 9, 10], guidance_scale=2.0, prefix_boost=0.5)
     for i in range(len(TEXTS)):
@@ -134,7 +131,7 @@ def test_an_image_does_not_depend_on_its_batch_mates(changes):
     assert not torch.equal(together, generate(model, text_BP, None, [7, 8, 9, 10]))  # guidance does something
 
 
-def test_what_is_out_of_sight_changes_nothing_and_what_is_in_sight_does():
+def test_what_is_out_of_sight_changes_nothing_and_what_is_in_sight_does(network):
     model, (tokens_BL, text_BP) = network(depth=1, window=2, pivots=1), inputs()
     pivot_BYQ = torch.tensor([[[1]]]).expand(len(TEXTS), -1, -1)
     wanted = model.outputs(tokens_BL, text_BP, pivot_BYQ)[1]
@@ -146,7 +143,7 @@ def test_what_is_out_of_sight_changes_nothing_and_what_is_in_sight_does():
         assert differ == [i in (place + 1, place + 2) or (place == 1 and i > 1) for i in range(6)]
 
 
-def test_an_image_s_seed_draws_its_pivots(monkeypatch):
+def test_an_image_s_seed_draws_its_pivots(network, monkeypatch):
     model, drawn = network(**SPARSE), []
     monkeypatch.setattr(model, "sight", lambda *a: drawn.append(a[2]) or PairedTransformer.sight(model, *a))
     for seeds in ([1, 2, 1], [2]):
@@ -156,7 +153,7 @@ def test_an_image_s_seed_draws_its_pivots(monkeypatch):
     assert torch.equal(torch.stack(of_null), drawn[0][:3])  # guidance compares what sees alike
 
 
-def test_guidance_leads_away_from_no_text():
+def test_guidance_leads_away_from_no_text(network):
     model = network()
     null_BP = LAYOUT.prefix([[]] * 3)
     scaled = generate(model, null_BP, None, [1, 2, 3], guidance_scale=5.0)
@@ -165,14 +162,14 @@ def test_guidance_leads_away_from_no_text():
     assert torch.equal(x_BPD, model.prefix(null_BP)[0]) and hidden_BP.sum() == 3 * LENGTH
 
 
-def test_known_tokens_are_kept_and_preferences_are_told():
+def test_known_tokens_are_kept_and_preferences_are_told(network):
     given = Given(torch.arange(6), torch.tensor([True, False, True, True, False, False]))
     made = sample(network(), LAYOUT.prefix(TEXTS), None, [1, 2, 3, 4], 2.0, given=given, prefer=True)
     assert (made.token_Bhw.flatten(1)[:, given.known_L] == torch.tensor([0, 2, 3])).all()
     assert made.preference_B[3] == 0 and (made.preference_B[:3] != 0).all()  # the last is of no text itself
 
 
-def test_it_is_sampled_in_bf16_too():
+def test_it_is_sampled_in_bf16_too(network):
     half = prepared(network(), "bf16")
     assert half.embed.weight.dtype == torch.bfloat16
     assert generate(half, LAYOUT.prefix(TEXTS), None, [1, 2, 3, 4], guidance_scale=2.0).shape == (4, 2, 3)
