@@ -252,6 +252,15 @@ def test_the_two_object_world_is_compared_without_bars(clipgen, machine, unmeasu
     assert "What was aimed at" not in Path("outputs/side/report.html").read_text(encoding="utf-8")
 
 
+def test_an_arm_of_sparse_attention_is_charged_what_it_sees(clipgen, machine, unmeasured, words):
+    words = [*words, "compare.arms=[clipgen,paired]", "compare.captions_shares=[1]", "compare.equal_images=false"]
+    steps = []
+    for window in (0, 4):
+        assert clipgen(*words, f"paired.window={window}").status == 0
+        steps.append(found()["arms"]["paired"]["about"]["steps"])
+    assert steps[0] < steps[1] < 1.1 * steps[0], "attention is a small part of so small a model"
+
+
 def test_captions_are_shared_out_as_asked_where_an_arm_uses_any(clipgen, machine, unmeasured, words):
     arms = "compare.arms=[clipgen,paired_clip]"
     assert clipgen(*words, arms, "compare.captions_shares=[1,0.5]").status == 0
