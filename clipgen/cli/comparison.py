@@ -145,10 +145,11 @@ def _shown(compared: "Compared") -> dict[str, "Job"]:
 
 
 def _judged(compared: "Compared") -> dict[str, dict[str, Any]]:
-    """How the world's own metrics were measured."""
-    n = len(compared.world.prompts["test"]) * compared.cfg.compare.test
-    found = dict.fromkeys(name for _, test in compared.tested.values() for name in test["values"])
-    return {name: {**compared.world.described(name), "n": n} for name in found}
+    """How the world's own metrics were measured; N is of the prompts that ask for what a metric judges."""
+    found = {name: values_P for _, test in compared.tested.values() for name, values_P in test["values"].items()}
+    asking = {name: int((~np.isnan(values_P)).sum()) for name, values_P in found.items()}
+    each = compared.cfg.compare.test
+    return {name: {**compared.world.described(name), "n": n * each} for name, n in asking.items() if n}
 
 
 def _within(metric: str, figure: dict[str, Any]) -> dict[str, Any]:

@@ -101,6 +101,7 @@ class Answers:
         self.asked[self.folder] += 1
         right = {"clipgen": 0.9, "plain_swap": 0.6}.get(self.arm, 0.8)
         values = {name: np.full(len(self.world.prompts["test"]), right) for name in METRICS}
+        values["judge.size"] = values["judge.all"] + np.where(np.arange(len(values["judge.all"])) % 4, np.nan, 0)
         return {"key": "1", "asked": settings, "values": values, "seconds": 1.0, "tokens_per_s": 100.0}
 
     def pictures(self):
@@ -240,6 +241,8 @@ def test_bars_and_differences_speak_of_the_figures(clipgen, machine, unmeasured,
     assert difference["mean"] == pytest.approx(0.3) and content["bars"][-1]["met"] is True
     assert content["bars"][0]["met"] is None, "there is no arm paired"
     assert content["curves"]["clipgen"][-1]["val_loss"] == 1.5
+    asking = {name: content["metrics"][name]["n"] for name in ("judge.all", "judge.size")}
+    assert asking == {"judge.all": 16 * 4, "judge.size": 4 * 4}, "a fourth of the prompts names a size"
 
 
 def test_the_two_object_world_is_compared_without_bars(clipgen, machine, unmeasured, words, monkeypatch):
