@@ -32,6 +32,7 @@ from clipgen.evaluation.worlds import World, captioned_world, shapes_world, two_
 from clipgen.pipeline import ClipGen
 
 TRIALS, TEST, PICTURES = "trials.json", "test.json", "test.npz"
+JUDGE = "compare.judge_"  # how the settings begin that name the CLIP that marks
 
 
 def find_world(cfg: Config) -> World:
@@ -51,7 +52,7 @@ def find_world(cfg: Config) -> World:
         )
     clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
     if c.judge_model:
-        clip = load_clip(c.judge_model, c.judge_pretrained).to(pick_device(cfg.trainer.device))
+        clip = load_clip(c.judge_model, c.judge_pretrained, pick_device(cfg.trainer.device), JUDGE)
     else:
         say("compare.judge_model is not set: the CLIP that conditions scores too, and its figures are circular")
     return captioned_world(texts, clip, c.prompts)

@@ -8,7 +8,6 @@ import numpy as np
 
 from clipgen.cli.asking import save_picture
 from clipgen.cli.build import load_clip_once
-from clipgen.cli.compare_pictures import PictureFigures
 from clipgen.cli.machine import made_with, pick_device
 from clipgen.clip.cost import clip_cost
 from clipgen.evaluation.bootstrap import bootstrap, paired_difference
@@ -23,7 +22,7 @@ SHARES = ("judge.", "precision", "recall", "coverage")  # whose interval ends at
 
 def content(compared: "Compared") -> dict[str, Any]:
     """Everything that `report.html` shows; grids are written into the folder."""
-    cfg, world, pictures = compared.cfg, compared.world, PictureFigures(compared)
+    cfg, world, pictures = compared.cfg, compared.world, compared.pictures
     for (table, name, seed), (job, test) in compared.tested.items():
         compared.tested[table, name, seed] = job, pictures.of(job, test)
     tables = {table: figures(compared, table) for table in ("flops", "images")}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clipgen import Captioner
-from clipgen.cli import asking, comparison, steps
+from clipgen.cli import asking, compare_pictures, steps
 from clipgen.evaluation import worlds
 from clipgen.paired.captioner import CaptionTransformer
 from clipgen.paired.text import Text
@@ -122,20 +122,22 @@ def machine(tmp_path, monkeypatch) -> Machine:
 
 
 @pytest.fixture
-def unmeasured(monkeypatch) -> None:
-    """Without figures of sets of pictures, which take most of the time."""
+def unmeasured(monkeypatch) -> list:
+    """Without figures of sets of pictures, which take most of the time; how often their networks would be loaded."""
+    loaded = []
 
     class Nothing:
         metrics: ClassVar[dict] = {}
         left_out: ClassVar[dict] = {}
 
         def __init__(self, compared):
-            pass
+            loaded.append(self)
 
         def of(self, job, test):
             return test | {"of_sets": {}, "circular": []}
 
-    monkeypatch.setattr(comparison, "PictureFigures", Nothing)
+    monkeypatch.setattr(compare_pictures, "PictureFigures", Nothing)
+    return loaded
 
 
 @pytest.fixture
@@ -187,7 +189,7 @@ def test_each_thing_is_made_once_and_every_arm_is_asked_as_often(clipgen, machin
 
 def test_a_captioner_adds_a_figure_that_is_else_left_out_by_name(clipgen, machine, words, one_line, captioner):
     words = [*words, "compare.arms=[clipgen]", "compare.equal_images=false"]
-    assert "absent has no config.json" in one_line(clipgen(*words, "compare.captioner=absent"))
+    assert "compare.captioner=absent is no model folder" in one_line(clipgen(*words, "compare.captioner=absent"))
     assert not machine.words, "before anything is trained"
     assert clipgen(*words).status == 0
     why = {each["metric"]: each["why"] for each in found()["left_out"]}
@@ -228,6 +230,7 @@ def test_ctrl_c_in_a_training_ends_it_and_the_same_command_continues(clipgen, ma
 
 def test_learning_rates_are_tried_with_the_first_seed_and_the_best_is_kept(clipgen, machine, unmeasured, words):
     assert clipgen(*words, "compare.lr_factors=[1,2]", "compare.seeds=[3,4]", "compare.equal_images=false").status == 0
+    assert len(unmeasured) == 1, "for a report after each seed"
     assert Counter(machine.trained) == {f"{arm} {seed}": 2 if seed == 3 else 1 for arm in ARMS for seed in (3, 4)}
     content = found()
     assert content["arms"]["clipgen"]["about"]["trials"] == 7 and content["arms"]["clipgen"]["about"]["lr"] == 1e-3
@@ -295,13 +298,24 @@ def test_a_budget_that_is_too_small_is_refused_before_anything_is_trained(clipge
         (["world=moon"], "world=moon is unknown"),
         (["compare.captions_shares=[1,2]"], "compare.captions_shares=[1.0, 2.0]; give shares above 0"),
         (["world=null", "compare.prompts_file=no.txt"], "compare.prompts_file=no.txt cannot be read"),
-        (["world=null", "compare.judge_model=local-dir:no"], "there is no open_clip_config.json in no"),
+        (["world=null", "compare.judge_model=local-dir:no"], "compare.judge_model=local-dir:no: there is no"),
+        (["compare.judge_model=local-dir:no"], "compare.judge_model=local-dir:no: there is no"),
+        (["compare.judge_model=RN50", "compare.judge_pretrained=no"], "compare.judge_pretrained=no is neither"),
+        (["compare.fid_weights=no.pth"], "compare.fid_weights=no.pth does not exist"),
+        (["compare.dinov2_weights=no.pth"], "compare.dinov2_weights=no.pth does not exist"),
         (["clip.model=local-dir:x", "clip.made_by=make"], "clip.model=local-dir:x is not made yet; type first: make"),
         (["shards=nowhere"], "nowhere/manifest.json does not exist"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(clipgen, machine, words, one_line, more, said):
     assert said in one_line(clipgen(*words, *more)) and not machine.words
+
+
+def test_pictures_to_compare_with_are_missed_before_anything_is_trained(clipgen, machine, words, one_line, shards):
+    own = [f"images={shards.parent / 'images'}", "out=all", "prep.val_fraction=0", "prep.workers=1"]
+    assert clipgen("prep", *own, "tokenizer=small_f4").status == 0
+    said = one_line(clipgen(*words, "shards=all/shards"))
+    assert "all/shards has no validation pictures" in said and not machine.words
 
 
 def test_arms_that_need_captions_say_how_to_add_them(clipgen, machine, words, one_line, image_folder):
