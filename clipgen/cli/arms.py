@@ -27,7 +27,7 @@ from clipgen.data.shards import ShardSet
 from clipgen.data.transforms import sides
 from clipgen.errors import UserError
 from clipgen.evaluation.compare import Cost
-from clipgen.evaluation.flops import Size, step_flops
+from clipgen.evaluation.flops import Size, share_seen, step_flops
 from clipgen.paired.model import PairedTransformer
 from clipgen.transformer.model import Transformer
 
@@ -109,7 +109,8 @@ def cost_of(arm: Arm, captions_share: float) -> Cost:
     if cfg.stage == "paired":
         predicted["text_head"] = model.n_prefix - 1
     size, batch = Size.of(model), cfg.transformer.train.batch_size
-    flops = step_flops(size, model.n_prefix + h * w - 1, predicted, batch)
+    seen = share_seen(model.n_prefix, h * w, model.window, model.pivots)
+    flops = step_flops(size, model.n_prefix + h * w - 1, predicted, batch, seen)
     return Cost(size, flops, batch, cfg.transformer.train.warmup)
 
 

@@ -32,6 +32,7 @@ from clipgen.evaluation.worlds import World, captioned_world, shapes_world, two_
 from clipgen.pipeline import ClipGen
 
 TRIALS, TEST, PICTURES = "trials.json", "test.json", "test.npz"
+JUDGE = "compare.judge_"  # how the settings begin that name the CLIP that marks
 
 
 def find_world(cfg: Config) -> World:
@@ -51,7 +52,7 @@ def find_world(cfg: Config) -> World:
         )
     clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
     if c.judge_model:
-        clip = load_clip(c.judge_model, c.judge_pretrained).to(pick_device(cfg.trainer.device))
+        clip = load_clip(c.judge_model, c.judge_pretrained, pick_device(cfg.trainer.device), JUDGE)
     else:
         say("compare.judge_model is not set: the CLIP that conditions scores too, and its figures are circular")
     return captioned_world(texts, clip, c.prompts)
@@ -96,20 +97,18 @@ class Asked:
         key = self._key("test", settings, n, candidates)
         if kept.get("key") != key:
             prompts = self.world.prompts["test"]
-            made = len(prompts) * (candidates or n)
+            made, pipeline = len(prompts) * (candidates or n), self.pipeline  # loaded before the clock starts
             began = time.perf_counter()
             with tqdm(total=made, desc="test prompts", unit="img") as bar:
                 if candidates:
-                    images = self.pipeline.generate_best(
-                        prompts, candidates, n, "clip", self.seed, bar.update, **settings
-                    )
+                    images = pipeline.generate_best(prompts, candidates, n, "clip", self.seed, bar.update, **settings)
                 else:
-                    images = self.pipeline.generate(prompts, n, self.seed, bar.update, **settings)
+                    images = pipeline.generate(prompts, n, self.seed, bar.update, **settings)
             seconds = time.perf_counter() - began
             values = self.world.judge("test", images)
             with replacing(self.folder / PICTURES) as path, open(path, "wb") as file:
                 np.savez_compressed(file, images=np.stack([np.asarray(image) for image in images]))
-            tokens = made * self.pipeline.transformer.n_tokens
+            tokens = made * pipeline.transformer.n_tokens
             kept = {
                 "key": key, "asked": settings, "images": len(images), "seconds": round(seconds, 2),
                 "tokens_per_s": round(tokens / seconds, 1),

@@ -132,15 +132,17 @@ def load_tokenizer(path: str | Path, yaml: str | Path | None = None) -> tuple[VQ
 
 
 @lru_cache(1)
-def _load_clip(model: str, pretrained: str | None, files: tuple) -> FrozenClip:
-    return load_clip(model, pretrained)
+def _load_clip(model: str, pretrained: str | None, files: tuple, setting: str) -> FrozenClip:
+    return load_clip(model, pretrained, setting=setting)
 
 
-def load_clip_once(model: str, pretrained: str | None, device: str | torch.device = "cpu") -> FrozenClip:
+def load_clip_once(
+    model: str, pretrained: str | None, device: str | torch.device = "cpu", setting: str = "clip."
+) -> FrozenClip:
     """`load_clip` for a process that asks for the same one again and again: the stages of a run share it."""
     folder = Path(model.removeprefix(LOCAL_DIR)) if model.startswith(LOCAL_DIR) else None
     files = sorted(folder.iterdir()) if folder and folder.is_dir() else []
-    return _load_clip(model, pretrained, tuple((file, file.stat().st_mtime_ns) for file in files)).to(device)
+    return _load_clip(model, pretrained, tuple((file, file.stat().st_mtime_ns) for file in files), setting).to(device)
 
 
 def tokenizer_sha256(state: dict[str, torch.Tensor]) -> str:

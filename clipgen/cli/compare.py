@@ -10,10 +10,7 @@ from clipgen.errors import UserError
 
 
 def main(cfg: Config) -> None:
-    import torch
-
     from clipgen.cli.arms import check_captions, cost_of, find_arms, typed_words
-    from clipgen.cli.extractors import captioner_of
     from clipgen.cli.run import use_threads
     from clipgen.cli.say import say
     from clipgen.config import complete
@@ -21,7 +18,6 @@ def main(cfg: Config) -> None:
 
     cfg = complete(cfg)
     check_comparison(cfg)
-    captioner_of(cfg.compare.captioner, torch.device("cpu"))  # what is wrong with it is said before hours of training
     use_threads(cfg)
     compared = Compared(cfg, typed_words())
     compared.pack()
@@ -29,7 +25,7 @@ def main(cfg: Config) -> None:
     check_captions(list(compared.arms.values()), cfg.shards)
     for arm in compared.arms.values():
         compared.ways(arm)
-    compared.world  # noqa: B018 what is wrong with prompts and judge is told before anything is trained
+    compared.world  # noqa: B018 what is wrong with prompts and judge is said before hours of training
     compared.variants = variants_of({arm.name: arm.captions_shares(cfg) for arm in compared.arms.values()})
     costs = {each.name: cost_of(compared.arms[each.arm], each.captions_share) for each in compared.variants}
     check_sizes(costs, cfg.compare.tolerance)
@@ -37,6 +33,7 @@ def main(cfg: Config) -> None:
     for variant in compared.variants:
         steps, cost = compared.batches[variant.name], costs[variant.name]
         say(f"{variant.name}: {steps['flops']:,} batches of {cost.batch}, {steps['flops'] * cost.flops:.3g} FLOPs")
+    compared.pictures  # noqa: B018 and what is wrong with its files
     compared.make_latents()
     for seed in cfg.compare.seeds:
         compared.do_seed(seed)
@@ -255,6 +252,12 @@ class Compared:
         from clipgen.cli.asking import find_world
 
         return find_world(self.cfg)
+
+    @cached_property
+    def pictures(self):
+        from clipgen.cli.compare_pictures import PictureFigures
+
+        return PictureFigures(self)
 
     def generator(self, job: Job):
         from clipgen.cli.arms import tokenizer_of

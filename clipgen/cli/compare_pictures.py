@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from clipgen.cli.asking import JUDGE
 from clipgen.cli.build import load_clip_once
 from clipgen.cli.evaluate_generator import compared as figures_of
-from clipgen.cli.evaluate_generator import pictures_of
+from clipgen.cli.evaluate_generator import held_out, pictures_of
 from clipgen.cli.extractors import captioner_of, extractors
 from clipgen.cli.machine import pick_device
 from clipgen.data.atomic import fingerprint, write_json
-from clipgen.data.module import ImageData
 from clipgen.evaluation.extractors import of_clip
 from clipgen.evaluation.metrics import Figure, Pictures, caption_loss, clip_score
 from clipgen.tools import ClipChoice, EvaluateConfig
@@ -39,9 +39,10 @@ class PictureFigures:
         cfg = compared.cfg
         c, device = cfg.compare, pick_device(cfg.trainer.device)
         choice = ClipChoice(c.judge_model, c.judge_pretrained)
-        self.how = EvaluateConfig("", clip=choice, fid_weights=c.fid_weights, dinov2_weights=c.dinov2_weights)
-        at_hand, self.left_out = extractors(self.how, device)
-        self.captioner = captioner_of(c.captioner, device)
+        files = {"fid_weights": c.fid_weights, "dinov2_weights": c.dinov2_weights}
+        self.how = EvaluateConfig("", clip=choice, val_samples=REFERENCE, **files)
+        at_hand, self.left_out = extractors(self.how, device, JUDGE, "compare.")
+        self.captioner = captioner_of(c.captioner, device, "compare.captioner")
         if self.captioner is None:
             self.left_out["caploss"] = "needs compare.captioner=FOLDER, a captioner"
         self.conditioning = load_clip_once(cfg.clip.model, cfg.clip.pretrained).identity.fingerprint()
@@ -50,8 +51,7 @@ class PictureFigures:
             at_hand["clip"] = of_clip(load_clip_once(cfg.clip.model, cfg.clip.pretrained, device))
         self.at_hand, self.compared = at_hand, compared
         size = next(iter(compared.arms.values())).cfg.tokenizer.image_size
-        self.data = ImageData(cfg.shards, size, 256, 1, val_samples=REFERENCE)
-        self.data.setup("fit")
+        self.data = held_out(self.how, cfg.shards, size)
         self.reference = pictures_of(self.data)
         self.metrics: dict[str, dict[str, Any]] = {}
 

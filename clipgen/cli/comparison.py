@@ -8,7 +8,6 @@ import numpy as np
 
 from clipgen.cli.asking import save_picture
 from clipgen.cli.build import load_clip_once
-from clipgen.cli.compare_pictures import PictureFigures
 from clipgen.cli.machine import made_with, pick_device
 from clipgen.clip.cost import clip_cost
 from clipgen.evaluation.bootstrap import bootstrap, paired_difference
@@ -23,7 +22,7 @@ SHARES = ("judge.", "precision", "recall", "coverage")  # whose interval ends at
 
 def content(compared: "Compared") -> dict[str, Any]:
     """Everything that `report.html` shows; grids are written into the folder."""
-    cfg, world, pictures = compared.cfg, compared.world, PictureFigures(compared)
+    cfg, world, pictures = compared.cfg, compared.world, compared.pictures
     for (table, name, seed), (job, test) in compared.tested.items():
         compared.tested[table, name, seed] = job, pictures.of(job, test)
     tables = {table: figures(compared, table) for table in ("flops", "images")}
@@ -145,10 +144,11 @@ def _shown(compared: "Compared") -> dict[str, "Job"]:
 
 
 def _judged(compared: "Compared") -> dict[str, dict[str, Any]]:
-    """How the world's own metrics were measured."""
-    n = len(compared.world.prompts["test"]) * compared.cfg.compare.test
-    found = dict.fromkeys(name for _, test in compared.tested.values() for name in test["values"])
-    return {name: {**compared.world.described(name), "n": n} for name in found}
+    """How the world's own metrics were measured; N is of the prompts that ask for what a metric judges."""
+    found = {name: values_P for _, test in compared.tested.values() for name, values_P in test["values"].items()}
+    asking = {name: int((~np.isnan(values_P)).sum()) for name, values_P in found.items()}
+    each = compared.cfg.compare.test
+    return {name: {**compared.world.described(name), "n": n * each} for name, n in asking.items() if n}
 
 
 def _within(metric: str, figure: dict[str, Any]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def main(cfg: EvaluateConfig) -> float | None:
     texts, images = [], []
     at_hand, missing = extractors(cfg, pipeline.device)
     captioner = captioner_of(cfg.captioner, pipeline.device)
-    data = held_out(cfg, cfg.shards, pipeline.vqgan) if cfg.shards else None
+    data = held_out(cfg, cfg.shards, pipeline.vqgan.image_size) if cfg.shards else None
     if cfg.prompts:
         texts = read_texts(cfg.prompts, f"prompts={cfg.prompts}", "prompt")
     if cfg.world:

@@ -16,18 +16,17 @@ from clipgen.evaluation.extractors import Extractor
 from clipgen.evaluation.metrics import Figure, Pictures, against, copies
 from clipgen.evaluation.prompts import clip_figures
 from clipgen.picture import image_grid
-from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.tools import EvaluateConfig
 
 SHOWN = 12  # prompts in the picture
 ROWS = 1000  # training pictures read at a time
 
 
-def held_out(cfg: EvaluateConfig, shards: str | Path, vqgan: VQGAN) -> ImageData:
+def held_out(cfg: EvaluateConfig, shards: str | Path, image_size: int | list[int]) -> ImageData:
     """The validation pictures of shards at the tokenizer's size; UserError where there are none."""
     if cfg.val_samples < 1:
         raise UserError(f"val_samples={cfg.val_samples} leaves no picture to evaluate on; take at least 1")
-    data = ImageData(shards, vqgan.image_size, cfg.batch_size or 50, 1, val_samples=cfg.val_samples)
+    data = ImageData(shards, image_size, cfg.batch_size or 50, 1, val_samples=cfg.val_samples)
     if not data.n_val:
         raise UserError(
             f"{shards} has no validation pictures to evaluate on; make shards with prep.val_fraction above 0, "

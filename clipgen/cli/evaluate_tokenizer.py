@@ -29,7 +29,7 @@ def evaluate_tokenizer(cfg: EvaluateConfig) -> float:
     device = pick_device(cfg.device)
     vqgan, _, sha256 = load_tokenizer(path, cfg.tokenizer.ckpt_config)
     shards = Path(cfg.shards or Path(cfg.run) / "shards")
-    data = held_out(cfg, shards, vqgan)
+    data = held_out(cfg, shards, vqgan.image_size)
     distances, left_out = {}, {}
     if cfg.perceptual_weights:
         network = perceptual_network(cfg.perceptual, cfg.perceptual_weights, "perceptual").to(device)

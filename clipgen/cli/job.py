@@ -80,7 +80,10 @@ class Job:
 
 
 def in_a_process(words: list[str], folder: Path) -> int:
-    """`clipgen WORDS`, its output added to the log in `folder`: the status, below 0 the signal that ended it."""
+    """`clipgen WORDS`, its output added to the log in `folder`: the status, below 0 the signal that ended it.
+
+    After Ctrl-C that is 130, however it ended: joblib kills the processes of its workers, wherever they are.
+    """
     # not forked from here, as the caller may hold threads and a GPU
     method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
     if get_start_method(allow_none=True) == "loky":  # in a worker of joblib, whose children would look for it in vain
@@ -88,10 +91,10 @@ def in_a_process(words: list[str], folder: Path) -> int:
     context = get_context(method)
     context.set_forkserver_preload(["clipgen.cli.stages"])
     process = context.Process(target=_clipgen, args=(words, folder, dict(os.environ)))
-    with _signals_are_its_own(process):
+    with _signals_are_its_own(process) as came:
         process.start()
         process.join()
-    return process.exitcode
+    return 130 if came and process.exitcode else process.exitcode
 
 
 def _clipgen(words: list[str], folder: Path, environment: dict[str, str]) -> None:
@@ -110,22 +113,25 @@ def _clipgen(words: list[str], folder: Path, environment: dict[str, str]) -> Non
 
 
 @contextmanager
-def _signals_are_its_own(process) -> Iterator[None]:
-    """Ctrl-C reaches the job by itself, which saves and ends; another signal would end this process alone."""
+def _signals_are_its_own(process) -> Iterator[list[int]]:
+    """Ctrl-C reaches the job by itself, which saves and ends; another signal would end this process alone.
+
+    Gives what came.
+    """
+    came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield came
         return
 
-    def pass_on(number: int, _) -> None:
-        with suppress(ProcessLookupError, TypeError):
-            os.kill(process.pid, number)
+    def keep(number: int, _) -> None:
+        came.append(number)
+        if number == signal.SIGTERM:
+            with suppress(ProcessLookupError, TypeError):
+                os.kill(process.pid, number)
 
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on),
-    }
+    before = {number: signal.signal(number, keep) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -145,15 +145,18 @@ def plain_attention(device: torch.device):
     return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
 
 
-def load_clip(model: str, pretrained: str | None = None, device: str | torch.device = "cpu") -> FrozenClip:
+def load_clip(
+    model: str, pretrained: str | None = None, device: str | torch.device = "cpu", setting: str = "clip."
+) -> FrozenClip:
     """A pretrained open_clip model: a name and a tag or file, `hf-hub:ORG/REPO`, or `local-dir:FOLDER`.
 
-    Raises UserError when the weights cannot be had, or when name and weights disagree about the activation.
+    Raises UserError when the weights cannot be had, or when name and weights disagree about the activation; it calls
+    them by the keys `{setting}model` and `{setting}pretrained`.
     """
-    weights = _local_weights(model) if model.startswith(LOCAL_DIR) else None
+    weights = _local_weights(model, setting) if model.startswith(LOCAL_DIR) else None
     if weights is None and not model.startswith("hf-hub:"):
-        _check_name(model, pretrained)
-        _check_activation(model, pretrained)
+        _check_name(model, pretrained, setting)
+        _check_activation(model, pretrained, setting)
     try:
         with _quiet():
             net, _, _ = open_clip.create_model_and_transforms(
@@ -165,8 +168,9 @@ def load_clip(model: str, pretrained: str | None = None, device: str | torch.dev
     except Exception as problem:  # open_clip and the hub raise many kinds for the same thing
         reason = str(problem).strip().split("\n")[0][:200]
         raise UserError(
-            f"clip.model={model} clip.pretrained={pretrained}: the weights could not be loaded ({reason}). Connect to "
-            f"the network once, or give a folder with open_clip_config.json and weights as clip.model=local-dir:FOLDER"
+            f"{setting}model={model} {setting}pretrained={pretrained}: the weights could not be loaded ({reason}). "
+            "Connect to the network once, or give a folder with open_clip_config.json and weights as "
+            f"{setting}model=local-dir:FOLDER"
         ) from problem
     preprocess = open_clip.get_model_preprocess_cfg(net)
     size = preprocess["size"]
@@ -182,31 +186,33 @@ def load_clip(model: str, pretrained: str | None = None, device: str | torch.dev
     return FrozenClip(net, tokenizer, identity).to(device)
 
 
-def _local_weights(model: str) -> Path:
+def _local_weights(model: str, setting: str) -> Path:
     folder = Path(model.removeprefix(LOCAL_DIR))
     if not (folder / "open_clip_config.json").is_file():
         raise UserError(
-            f"clip.model={model}: there is no open_clip_config.json in {folder}; give a folder that has one"
+            f"{setting}model={model}: there is no open_clip_config.json in {folder}; give a folder that has one"
         )
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
-    raise UserError(f"clip.model={model}: {folder} has no weights; put {WEIGHT_FILES[0]} beside its config")
+    raise UserError(f"{setting}model={model}: {folder} has no weights; put {WEIGHT_FILES[0]} beside its config")
 
 
-def _check_name(model: str, pretrained: str | None) -> None:
+def _check_name(model: str, pretrained: str | None, setting: str) -> None:
     if model.replace("/", "-") not in open_clip.list_models():
-        raise UserError(f"clip.model={model} is not a model of open_clip; `open_clip.list_models()` lists them")
+        raise UserError(f"{setting}model={model} is not a model of open_clip; `open_clip.list_models()` lists them")
     if not pretrained:
-        raise UserError(f"clip.pretrained is empty: name weights for {model}, or use clip.model=local-dir:FOLDER")
+        raise UserError(
+            f"{setting}pretrained is empty: name weights for {model}, or use {setting}model=local-dir:FOLDER"
+        )
     tags = open_clip.list_pretrained_tags_by_model(model.replace("/", "-"))
     if pretrained not in tags and not Path(pretrained).is_file():
         raise UserError(
-            f"clip.pretrained={pretrained} is neither a file nor a tag of {model} ({', '.join(tags) or 'none'})"
+            f"{setting}pretrained={pretrained} is neither a file nor a tag of {model} ({', '.join(tags) or 'none'})"
         )
 
 
-def _check_activation(model: str, pretrained: str) -> None:
+def _check_activation(model: str, pretrained: str, setting: str) -> None:
     """OpenAI's weights need QuickGELU; open_clip loads them into a GELU model with a warning or, from a file, none."""
     wanted = None
     if Path(pretrained).is_file():
@@ -221,8 +227,8 @@ def _check_activation(model: str, pretrained: str) -> None:
     mend = f"{base}-quickgelu" if wanted else base
     if wanted is not None and wanted != has and mend != model:  # roberta-ViT-B-32 has QuickGELU under its plain name
         raise UserError(
-            f"clip.model={model} has {'QuickGELU' if has else 'GELU'} but clip.pretrained={pretrained} was "
-            f"trained with {'QuickGELU' if wanted else 'GELU'}; use clip.model={mend}"
+            f"{setting}model={model} has {'QuickGELU' if has else 'GELU'} but {setting}pretrained={pretrained} was "
+            f"trained with {'QuickGELU' if wanted else 'GELU'}; use {setting}model={mend}"
         )
 
 

@@ -32,6 +32,19 @@ def alone(folder: str | Path, say: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
+def is_held(folder: str | Path) -> bool:
+    """Whether a process holds `folder`; where this one may not look, it is taken to be so."""
+    lock = lock_of(folder)
+    if not Path(lock.lock_file).exists():
+        return False
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, PermissionError):
+        return True
+    lock.release()
+    return False
+
+
 def lock_of(folder: str | Path) -> FileLock:
     """The lock beside `folder`, not taken yet; makes the folder above where it is missing."""
     folder = Path(folder)

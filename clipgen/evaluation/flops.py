@@ -1,7 +1,8 @@
 """What a training step of stage 2 costs, so that models of different sequences can be trained for as many FLOPs.
 
 One count for every arm: matrix products of forward and backward, three times the forward's; norms, activations and
-look-ups are left out. A causal product is counted whole, as it is computed.
+look-ups are left out. A causal product is counted whole, as it is computed. Of sparse attention
+(clipgen/transformer/sight.py) its share of that is counted: what a kernel computes beside it is not the arm's choice.
 """
 
 from collections.abc import Mapping
@@ -33,11 +34,27 @@ class Size:
         return cls(blocks, heads, embedding, len(model.blocks), model.norm.weight.shape[-1])
 
 
-def step_flops(size: Size, positions: int, predicted: Mapping[str, int], batch: int) -> float:
-    """Of a batch of sequences with `positions` inputs, padding included; each head sees `predicted` of them."""
+def step_flops(size: Size, positions: int, predicted: Mapping[str, int], batch: int, seen: float = 1.0) -> float:
+    """Of a batch of sequences with `positions` inputs, padding included; each head sees `predicted` of them.
+
+    `seen` is the share of the positions before that attention sees, `share_seen`.
+    """
     products = size.blocks * positions + sum(size.heads[name] * n for name, n in predicted.items())
     attention = 12 * size.depth * size.width * positions**2  # scores and values: 2 products of 2 FLOPs, times 3
-    return float(batch) * (6 * products + attention)
+    return float(batch) * (6 * products + seen * attention)
+
+
+def share_seen(prefix: int, tokens: int, window: int, pivots: int) -> float:
+    """Of all that an image's tokens behind a prefix may look back at, what those see that have a window and pivots.
+
+    The last of the `tokens` is never an input. Pivots are drawn from the others; the mean over all draws is given.
+    """
+    if not window:
+        return 1.0
+    inputs = tokens - 1
+    far = sum(max(0, before - window) for before in range(1, inputs + 1))  # pairs that lie outside of the window
+    positions = prefix + inputs
+    return 1 - far * (1 - pivots / inputs) / (positions * (positions + 1) / 2)
 
 
 def _count(module: nn.Module) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clipgen.data.atomic import replacing
+from clipgen.data.lock import is_held
 from clipgen.errors import UserError
 from clipgen.evaluation.figures import duration, is_number
 from clipgen.evaluation.scatter import Dot, scatter
@@ -87,7 +88,8 @@ def read_sweep(folder: Path) -> Sweep:
             f"{folder / ABOUT} is not readable ({problem}); the sweep's command writes it anew"
         ) from problem
     notes: list[str] = []
-    jobs = [_read_job(path, swept, notes) for path in sorted(folder.glob(f"*/{JOB}"))]
+    at_work = is_held(folder)
+    jobs = [_read_job(path, swept, notes, at_work) for path in sorted(folder.glob(f"*/{JOB}"))]
     for job in jobs:
         if job.status == "failed":
             notes.append(f"failed: {job.values_line or job.folder.name}: {job.reason}")
@@ -101,14 +103,17 @@ def read_sweep(folder: Path) -> Sweep:
     return Sweep(folder, about, jobs, notes)
 
 
-def _read_job(path: Path, swept: list[str], notes: list[str]) -> Job:
+def _read_job(path: Path, swept: list[str], notes: list[str], at_work: bool) -> Job:
+    """`at_work` is whether the sweep is; what was to say that a job ended may have been killed with it."""
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         given = dict(word.partition("=")[::2] for word in about["overrides"])
         values = {key: given[key] for key in swept if key in given}
-        score = about.get("score")
+        status, score = str(about["status"]), about.get("score")
+        if status == "running" and not (at_work or is_held(path.parent)):
+            status = "stopped"
         return Job(
-            path.parent, values, str(about["status"]), score if is_number(score) else None,
+            path.parent, values, status, score if is_number(score) else None,
             str(about.get("reason", "")), about.get("seconds"), ["clipgen", *about["command"]],
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError) as problem:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clipgen import Captioner
-from clipgen.cli import asking, comparison, steps
+from clipgen.cli import asking, compare_pictures, steps
 from clipgen.evaluation import worlds
 from clipgen.paired.captioner import CaptionTransformer
 from clipgen.paired.text import Text
@@ -101,6 +101,7 @@ class Answers:
         self.asked[self.folder] += 1
         right = {"clipgen": 0.9, "plain_swap": 0.6}.get(self.arm, 0.8)
         values = {name: np.full(len(self.world.prompts["test"]), right) for name in METRICS}
+        values["judge.size"] = values["judge.all"] + np.where(np.arange(len(values["judge.all"])) % 4, np.nan, 0)
         return {"key": "1", "asked": settings, "values": values, "seconds": 1.0, "tokens_per_s": 100.0}
 
     def pictures(self):
@@ -121,20 +122,22 @@ def machine(tmp_path, monkeypatch) -> Machine:
 
 
 @pytest.fixture
-def unmeasured(monkeypatch) -> None:
-    """Without figures of sets of pictures, which take most of the time."""
+def unmeasured(monkeypatch) -> list:
+    """Without figures of sets of pictures, which take most of the time; how often their networks would be loaded."""
+    loaded = []
 
     class Nothing:
         metrics: ClassVar[dict] = {}
         left_out: ClassVar[dict] = {}
 
         def __init__(self, compared):
-            pass
+            loaded.append(self)
 
         def of(self, job, test):
             return test | {"of_sets": {}, "circular": []}
 
-    monkeypatch.setattr(comparison, "PictureFigures", Nothing)
+    monkeypatch.setattr(compare_pictures, "PictureFigures", Nothing)
+    return loaded
 
 
 @pytest.fixture
@@ -186,7 +189,7 @@ def test_each_thing_is_made_once_and_every_arm_is_asked_as_often(clipgen, machin
 
 def test_a_captioner_adds_a_figure_that_is_else_left_out_by_name(clipgen, machine, words, one_line, captioner):
     words = [*words, "compare.arms=[clipgen]", "compare.equal_images=false"]
-    assert "absent has no config.json" in one_line(clipgen(*words, "compare.captioner=absent"))
+    assert "compare.captioner=absent is no model folder" in one_line(clipgen(*words, "compare.captioner=absent"))
     assert not machine.words, "before anything is trained"
     assert clipgen(*words).status == 0
     why = {each["metric"]: each["why"] for each in found()["left_out"]}
@@ -227,6 +230,7 @@ def test_ctrl_c_in_a_training_ends_it_and_the_same_command_continues(clipgen, ma
 
 def test_learning_rates_are_tried_with_the_first_seed_and_the_best_is_kept(clipgen, machine, unmeasured, words):
     assert clipgen(*words, "compare.lr_factors=[1,2]", "compare.seeds=[3,4]", "compare.equal_images=false").status == 0
+    assert len(unmeasured) == 1, "for a report after each seed"
     assert Counter(machine.trained) == {f"{arm} {seed}": 2 if seed == 3 else 1 for arm in ARMS for seed in (3, 4)}
     content = found()
     assert content["arms"]["clipgen"]["about"]["trials"] == 7 and content["arms"]["clipgen"]["about"]["lr"] == 1e-3
@@ -240,6 +244,8 @@ def test_bars_and_differences_speak_of_the_figures(clipgen, machine, unmeasured,
     assert difference["mean"] == pytest.approx(0.3) and content["bars"][-1]["met"] is True
     assert content["bars"][0]["met"] is None, "there is no arm paired"
     assert content["curves"]["clipgen"][-1]["val_loss"] == 1.5
+    asking = {name: content["metrics"][name]["n"] for name in ("judge.all", "judge.size")}
+    assert asking == {"judge.all": 16 * 4, "judge.size": 4 * 4}, "a fourth of the prompts names a size"
 
 
 def test_the_two_object_world_is_compared_without_bars(clipgen, machine, unmeasured, words, monkeypatch):
@@ -250,6 +256,15 @@ def test_the_two_object_world_is_compared_without_bars(clipgen, machine, unmeasu
     content = found()
     assert content["world"]["name"] == "two" and content["bars"] == []
     assert "What was aimed at" not in Path("outputs/side/report.html").read_text(encoding="utf-8")
+
+
+def test_an_arm_of_sparse_attention_is_charged_what_it_sees(clipgen, machine, unmeasured, words):
+    words = [*words, "compare.arms=[clipgen,paired]", "compare.captions_shares=[1]", "compare.equal_images=false"]
+    steps = []
+    for window in (0, 4):
+        assert clipgen(*words, f"paired.window={window}").status == 0
+        steps.append(found()["arms"]["paired"]["about"]["steps"])
+    assert steps[0] < steps[1] < 1.1 * steps[0], "attention is a small part of so small a model"
 
 
 def test_captions_are_shared_out_as_asked_where_an_arm_uses_any(clipgen, machine, unmeasured, words):
@@ -283,13 +298,24 @@ def test_a_budget_that_is_too_small_is_refused_before_anything_is_trained(clipge
         (["world=moon"], "world=moon is unknown"),
         (["compare.captions_shares=[1,2]"], "compare.captions_shares=[1.0, 2.0]; give shares above 0"),
         (["world=null", "compare.prompts_file=no.txt"], "compare.prompts_file=no.txt cannot be read"),
-        (["world=null", "compare.judge_model=local-dir:no"], "there is no open_clip_config.json in no"),
+        (["world=null", "compare.judge_model=local-dir:no"], "compare.judge_model=local-dir:no: there is no"),
+        (["compare.judge_model=local-dir:no"], "compare.judge_model=local-dir:no: there is no"),
+        (["compare.judge_model=RN50", "compare.judge_pretrained=no"], "compare.judge_pretrained=no is neither"),
+        (["compare.fid_weights=no.pth"], "compare.fid_weights=no.pth does not exist"),
+        (["compare.dinov2_weights=no.pth"], "compare.dinov2_weights=no.pth does not exist"),
         (["clip.model=local-dir:x", "clip.made_by=make"], "clip.model=local-dir:x is not made yet; type first: make"),
         (["shards=nowhere"], "nowhere/manifest.json does not exist"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(clipgen, machine, words, one_line, more, said):
     assert said in one_line(clipgen(*words, *more)) and not machine.words
+
+
+def test_pictures_to_compare_with_are_missed_before_anything_is_trained(clipgen, machine, words, one_line, shards):
+    own = [f"images={shards.parent / 'images'}", "out=all", "prep.val_fraction=0", "prep.workers=1"]
+    assert clipgen("prep", *own, "tokenizer=small_f4").status == 0
+    said = one_line(clipgen(*words, "shards=all/shards"))
+    assert "all/shards has no validation pictures" in said and not machine.words
 
 
 def test_arms_that_need_captions_say_how_to_add_them(clipgen, machine, words, one_line, image_folder):

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import pytest
 from filelock import Timeout
 
 from clipgen.checkpoint import read_checkpoint
-from clipgen.cli.job import failure
+from clipgen.cli.job import failure, in_a_process
 from clipgen.config import _flat
 from clipgen.data.lock import lock_of
+from clipgen.evaluation.sweep import read_sweep
 
 
 @pytest.fixture
@@ -176,13 +178,24 @@ def test_ctrl_c_lets_the_job_save_and_begins_no_other(clipgen_process, words, tm
     said = (tmp_path / "said").read_text()
     assert status == 130 and "Traceback" not in said, said[-3000:]
     cut = jobs(sweep)
-    states = {about["status"] for about in cut.values()}  # joblib may end a worker before it has written its state
-    assert "seed=3" not in cut and states <= ({"stopped"} if launcher == "launcher=local" else {"stopped", "running"})
+    for name in cut:
+        with lock_of(sweep / name).acquire(timeout=60):
+            pass  # joblib may end a worker while its job still saves
+    assert "seed=3" not in cut and {job.status for job in read_sweep(sweep).jobs} == {"stopped"}
     batches = read_checkpoint(sweep / "seed=0" / "transformer" / "last.ckpt", "transformer")["clipgen"]["batches"]
     assert 0 < batches < 400
     outcome = clipgen_process(*words, *more, folder=tmp_path)
     assert outcome.status == 0 and "4 of 4 jobs done" in outcome.said, outcome.error[-2000:]
     assert "transformer: continues from" in (sweep / "seed=0" / "job.log").read_text()
+
+
+@pytest.mark.slow
+def test_what_ctrl_c_ended_counts_as_stopped_however_it_ended(tmp_path):
+    folder = tmp_path / "job"
+    folder.mkdir()
+    assert in_a_process(["no_such_verb"], folder) == 2
+    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    assert in_a_process(["no_such_verb"], folder) == 130
 
 
 @pytest.mark.slow

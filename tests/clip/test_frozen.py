@@ -169,12 +169,12 @@ def test_the_name_that_an_error_recommends_has_the_same_weights():
     for model in open_clip.list_models():
         for tag in open_clip.list_pretrained_tags_by_model(model):
             try:
-                _check_activation(model, tag)
+                _check_activation(model, tag, "clip.")
             except UserError as error:
                 refusals += 1
                 mend = str(error).rpartition("clip.model=")[2]
                 assert tag in open_clip.list_pretrained_tags_by_model(mend), str(error)
-                _check_activation(mend, tag)
+                _check_activation(mend, tag, "clip.")
     assert refusals > 10
 
 

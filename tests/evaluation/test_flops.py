@@ -1,11 +1,14 @@
 """A training step is charged what its matrix products cost."""
 
+from itertools import combinations
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipgen.evaluation.flops import Size, step_flops
+from clipgen.evaluation.flops import Size, share_seen, step_flops
 from clipgen.transformer.model import Transformer
+from clipgen.transformer.sight import Sight
 
 GRID, BATCH, CODES = (4, 4), 3, 40
 
@@ -32,6 +35,21 @@ def test_a_step_costs_what_torch_counts(settings):
     size = Size.of(transformer)
     found = step_flops(size, transformer.n_prefix + 15, {"head": 16}, BATCH)
     assert found == pytest.approx(counted(transformer), rel=0.03)  # biases and norms are counted as products
+
+
+@pytest.mark.parametrize(("prefix", "window", "pivots"), [(3, 1, 0), (3, 4, 2), (1, 6, 3), (5, 2, 8), (2, 9, 1)])
+def test_of_sparse_attention_is_counted_what_its_mask_lets_through(prefix, window, pivots):
+    """On average over every way to draw the pivots."""
+    tokens = 10
+    T = prefix + tokens - 1
+    draws = [*combinations(range(tokens - 1), pivots)]
+    drawn = torch.tensor(draws, dtype=torch.long).view(len(draws), 1, pivots)
+    sight = Sight(torch.zeros(len(drawn), prefix), window, drawn)
+    pairs = sight.bias(T, T, 0, torch.zeros(())).isfinite().sum((1, 2)).double().mean().item()
+    share = pairs / (T * (T + 1) / 2)
+    assert share_seen(prefix, tokens, window, pivots) == pytest.approx(share, rel=1e-12)
+    size = Size(0, {}, 0, 3, 64)
+    assert step_flops(size, T, {}, 2, share) == pytest.approx(2 * 12 * 3 * 64 * T**2 * share)
 
 
 def test_blocks_do_not_follow_vocabulary_or_prefix():

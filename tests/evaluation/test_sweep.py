@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from clipgen.data.lock import lock_of
 from clipgen.errors import UserError
 from clipgen.evaluation.scatter import Dot, scatter
 from clipgen.evaluation.sweep import is_sweep, read_sweep, write_page
@@ -64,6 +65,18 @@ def test_what_is_not_finished_is_named(sweep):
     html = text_of(sweep)
     assert f"failed: {LR}=0.1, recipe=gap/default: the loss is &lt;b&gt;NaN&lt;/b&gt;" in html
     assert f"not finished: {LR}=0.3, recipe=gap/default" in html and "not begun: 1 of 6 jobs" in html
+
+
+def test_a_job_runs_only_as_long_as_a_process_does(sweep):
+    def status() -> str:
+        return next(job.status for job in read_sweep(sweep).jobs if job.folder == running)
+
+    running = next(path for path in sweep.iterdir() if path.name.startswith(f"{LR}=0.3"))
+    assert status() == "stopped", "whoever was to say so was killed"
+    for held in (sweep, running):  # the sweep goes on, or left the job behind
+        with lock_of(held):
+            assert status() == "running"
+    assert status() == "stopped" and "stopped</td>" in text_of(sweep)
 
 
 def test_higher_may_be_better(sweep):

@@ -1,0 +1,26 @@
+"""A trained model of a comparison, asked."""
+
+import json
+import time
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+
+from clipgen.cli.asking import Asked
+from clipgen.evaluation.worlds import World
+
+
+def test_tokens_per_second_are_those_of_sampling_without_what_loading_takes(tmp_path):
+    def generate(prompts, n, seed, on_batch, **settings):
+        return [Image.new("RGB", (4, 4))] * (n * len(prompts))
+
+    def load():
+        time.sleep(0.5)
+        return SimpleNamespace(generate=generate, transformer=SimpleNamespace(n_tokens=64))
+
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "stage.json").write_text(json.dumps({"fingerprint": "1", "seconds": 1.0}))
+    world = World("one", {"test": ["a dot"]}, lambda split, images: {"judge.all": np.ones(1)}, "judge.all", {})
+    found = Asked(tmp_path, 0, world, load).test({}, 2, None)
+    assert found["seconds"] < 0.4 and found["tokens_per_s"] > 2 * 64 / 0.4
