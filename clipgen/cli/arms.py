@@ -9,7 +9,7 @@ import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 
-from clipgen.check import check, check_clip
+from clipgen.check import check, check_clip, check_window
 from clipgen.cli.build import (
     load_clip_once,
     load_tokenizer,
@@ -95,6 +95,7 @@ def cost_of(arm: Arm, captions_share: float) -> Cost:
     h, w = (side // cfg.tokenizer.downsample for side in sides(tokenizer["image_size"]))
     predicted = {"head": h * w}
     if cfg.stage == "paired":
+        check_window(cfg.paired, h * w)
         text, length = read_text(cfg, _Captions(cfg.shards, captions_share))
         settings = paired_settings(cfg, (h, w), tokenizer["codebook_size"], len(text), length)
         kind = PairedTransformer
@@ -123,6 +124,17 @@ class _Captions:
     def captions(self) -> Iterator[str]:
         for i in captioned(self.shards, self.share)[0]:
             yield from decode_captions(self.shards[int(i)])
+
+
+def check_kept(arms: Sequence[Arm], test: int) -> None:
+    """UserError where an arm keeps fewer pictures of a prompt than the others are asked for."""
+    for arm in arms:
+        own = arm.cfg.compare.arm
+        if own.candidates and own.keep < test:
+            raise UserError(
+                f"compare.test={test}, but arm {arm.name} keeps {own.keep} pictures of a prompt, and distances between "
+                f"sets take as many of every arm; take compare.test={own.keep} or fewer"
+            )
 
 
 def check_captions(arms: Sequence[Arm], shards: str) -> None:

@@ -10,7 +10,7 @@ from clipgen.errors import UserError
 
 
 def main(cfg: Config) -> None:
-    from clipgen.cli.arms import check_captions, cost_of, find_arms, typed_words
+    from clipgen.cli.arms import check_captions, check_kept, cost_of, find_arms, typed_words
     from clipgen.cli.run import use_threads
     from clipgen.cli.say import say
     from clipgen.config import complete
@@ -23,6 +23,7 @@ def main(cfg: Config) -> None:
     compared.pack()
     compared.arms = {arm.name: arm for arm in find_arms(cfg.compare.arms, compared.words, cfg.shards)}
     check_captions(list(compared.arms.values()), cfg.shards)
+    check_kept(list(compared.arms.values()), cfg.compare.test)
     for arm in compared.arms.values():
         compared.ways(arm)
     compared.world  # noqa: B018 what is wrong with prompts and judge is said before hours of training

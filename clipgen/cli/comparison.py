@@ -40,7 +40,7 @@ def content(compared: "Compared") -> dict[str, Any]:
         "clip": clip_cost(load_clip_once(cfg.clip.model, cfg.clip.pretrained)),
         "metrics": _judged(compared) | pictures.metrics,
         "left_out": [{"metric": name, "why": why} for name, why in pictures.left_out.items()],
-        "unfinished": [{"arm": arm, "seed": seed, "why": why} for (arm, seed), why in compared.unfinished.items()],
+        "unfinished": unfinished(compared),
         "arms": tables["flops"],
         "equal_images": {"arms": tables["images"]}, "differences": found,
         "curves": {name: curve(compared, job) for name, job in _shown(compared).items()},
@@ -68,18 +68,27 @@ def figures(compared: "Compared", table: str) -> dict[str, dict[str, Any]]:
 def differences(compared: "Compared") -> list[dict[str, Any]]:
     """The reference minus each other variant, at equal FLOPs, by the seeds that both have."""
     found = []
-    ours = {job.seed: test["values"] for job, test in compared.tests("flops", REFERENCE)}
+    ours = {job.seed: test for job, test in compared.tests("flops", REFERENCE)}
     for variant in compared.variants:
-        theirs = {job.seed: test["values"] for job, test in compared.tests("flops", variant.name)}
+        theirs = {job.seed: test for job, test in compared.tests("flops", variant.name)}
         seeds = sorted(set(ours) & set(theirs))
         if variant.name == REFERENCE or not seeds:
             continue
-        for metric in ours[seeds[0]]:
-            a_SP, b_SP = (stacked([of[seed] for seed in seeds], metric) for of in (ours, theirs))
+        for metric in ours[seeds[0]]["values"]:
+            a_SP, b_SP = (stacked([of[seed]["values"] for seed in seeds], metric) for of in (ours, theirs))
             if a_SP.size:
-                figure = _figure(paired_difference(a_SP, b_SP))
-                found.append({"a": REFERENCE, "b": variant.name, "metric": metric, **figure})
+                about = {"a": REFERENCE, "b": variant.name, "metric": metric}
+                about["circular"] = any(metric in of[seeds[0]]["circular"] for of in (ours, theirs))
+                found.append(about | _figure(paired_difference(a_SP, b_SP)))
     return found
+
+
+def unfinished(compared: "Compared") -> list[dict[str, Any]]:
+    """The trainings that failed, and the seeds whose turn has not come."""
+    begun = {seed for _, seed in compared.unfinished} | {seed for *_, seed in compared.tested}
+    waiting = {("every arm", seed): "its turn has not come" for seed in compared.cfg.compare.seeds if seed not in begun}
+    found = compared.unfinished | waiting
+    return [{"arm": arm, "seed": seed, "why": why} for (arm, seed), why in found.items()]
 
 
 def about_of(compared: "Compared", variant, tests: list[tuple["Job", dict[str, Any]]]) -> dict[str, Any]:
@@ -87,6 +96,7 @@ def about_of(compared: "Compared", variant, tests: list[tuple["Job", dict[str, A
     job, cost = tests[0][0], compared.costs[variant.name]
     arm = compared.arms[variant.arm]
     stages = [json.loads((compared.folder(job) / arm.cfg.stage / "stage.json").read_text()) for job, _ in tests]
+    train = arm.cfg.transformer.train
     t, own, c = arm.cfg.tokenizer, arm.cfg.compare.arm, compared.cfg.compare
     rates = len(c.lr_factors) if len(c.lr_factors) > 1 else 0
     peaks = [stage["peak_memory_mb"] for stage in stages if stage.get("peak_memory_mb")]
@@ -95,7 +105,8 @@ def about_of(compared: "Compared", variant, tests: list[tuple["Job", dict[str, A
         "conditioned_on": own.conditioned_on, "asked_with": own.asked_with, "captions_share": variant.captions_share,
         "tokenizer": f"{t.quantizer}, {t.codebook_size} codes" + (", its own" if arm.own_tokenizer else ""),
         "parameters": cost.size.blocks, "embedding_parameters": cost.size.embedding + sum(cost.size.heads.values()),
-        "steps": job.steps, "lr": arm.cfg.transformer.train.lr * job.lr_factor, "chosen": chosen,
+        "steps": job.steps, "lr": train.lr * job.lr_factor,
+        "muon_lr": train.muon_lr * job.lr_factor if train.optimizer == "muon" else None, "chosen": chosen,
         "trials": c.trials + rates, "training_flops": job.steps * cost.flops, "images_seen": job.steps * cost.batch,
         "seconds": round(float(np.mean([stage["seconds"] for stage in stages])), 1),
         "peak_memory_mb": max(peaks, default=None),

@@ -12,7 +12,10 @@ from clipgen.page import details, table
 Arms = Mapping[str, Mapping[str, Any]]
 
 GROUPS = {  # metrics that belong together, by how their names begin; in the order of the page
-    "judge.": ("Does the picture show what the prompt asks for?", "Share of the pictures in which it is seen."),
+    "judge.": (
+        "Does the picture show what the prompt asks for?",
+        "Share of the pictures in which it is seen, over all prompts that ask for it.",
+    ),
     "judge.held_out.": ("Combinations that no training picture shows", "The same, for these prompts alone."),
     "clip.": ("How near is the picture to its prompt?", "By a CLIP."),
     "cap": ("How likely is the prompt, given the picture?", "By a captioner."),
@@ -147,13 +150,19 @@ def arms_table(arms: Arms) -> str:
         rows.append(
             [
                 name, about.get("conditioned_on", "–"), about.get("asked_with", "–"),
-                f"{100 * share:g} %" if is_number(share) else "–", about.get("tokenizer", "–"), plain(about.get("lr")),
+                f"{100 * share:g} %" if is_number(share) else "–", about.get("tokenizer", "–"), rates(about),
                 settings or "–", plain(about.get("trials")),
             ]
         )  # fmt: skip
     head = ["Arm", "Trained on", "Asked with", "Captions used", "Tokenizer", "Learning rate",
             "Chosen on development prompts", "Trials"]  # fmt: skip
     return f'<div class="roomy">{table(rows, head)}</div>'
+
+
+def rates(about: Mapping[str, Any]) -> str:
+    """The learning rate; where Muon has the matrices, theirs too."""
+    own = plain(about.get("lr"))
+    return f"{own}, Muon {plain(about['muon_lr'])}" if is_number(about.get("muon_lr")) else own
 
 
 def power(value: float) -> str:

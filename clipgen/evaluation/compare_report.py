@@ -56,7 +56,7 @@ def write_comparison(folder: Path) -> Path:
     folder = Path(folder)
     content = read_comparison(folder)
     unfinished = content.get("unfinished", [])
-    notes = [f"arm {each.get('arm')}, seed {each.get('seed')}: {each.get('why')}" for each in unfinished]
+    notes = [f"{each.get('arm')}, seed {each.get('seed')}: {each.get('why')}" for each in unfinished]
     html = page(folder, content, notes)
     path = folder / "report.html"
     with replacing(path) as temporary:
@@ -149,9 +149,10 @@ def main_table(arms: Arms, metrics: Mapping[str, Any]) -> str:
     if not arms:
         return ""
     lead = (
-        "Mean, and under it the 95 % interval by bootstrap over prompts and seeds. Bold: the best mean of a column, "
-        "whether or not others lie in its interval. Circular: a judge that took part in training or choosing, so that "
-        "the figure flatters; it is never the best."
+        "Mean, and under it the 95 % interval by bootstrap over prompts and seeds; of whole sets, as the distances, "
+        "over seeds alone. Tokenizers and CLIP are the same for all seeds. N is the number of pictures of one seed. "
+        "Bold: the best mean of a column, whether or not others lie in its interval. Circular: a judge that took part "
+        "in training or choosing, so that the figure flatters; it is never the best."
     )
     return f'<p class="prose">{lead}</p>{metric_tables(arms, metrics)}'
 
@@ -159,7 +160,8 @@ def main_table(arms: Arms, metrics: Mapping[str, Any]) -> str:
 def second_table(content: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     arms = content.get("equal_images", {}).get("arms", {})
     tables = metric_tables(arms, metrics, explained=False)
-    return f'<p class="prose">Measured as above.</p>{tables}' if tables else ""
+    lead = "Measured as above, and asked by the settings that were chosen there."
+    return f'<p class="prose">{lead}</p>{tables}' if tables else ""
 
 
 def left_out(items: list[Mapping[str, Any]]) -> str:
@@ -184,7 +186,7 @@ def differences(found: list[Mapping[str, Any]], metrics: Mapping[str, Any]) -> s
         return ""
     lead = (
         "Paired by seed and prompt, with the 95 % interval by bootstrap over both; shares in percentage points. "
-        "In colour: clear of 0."
+        "In colour: clear of 0, and by a judge that took no part."
     )
     first, more = (f'<div class="charts">{"".join(some)}</div>' for some in (panels[:3], panels[3:]))
     return f'<p class="prose">{lead}</p>{first}' + (details("More differences", more) if panels[3:] else "")

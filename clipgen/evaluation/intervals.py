@@ -19,7 +19,8 @@ HEIGHT, TOP, MARGIN = 220, 12, 46  # of the curve over captions
 def forest(title: str, name: str, higher: bool, rows: Sequence[Figure]) -> str:
     """A <figure> of differences a - b of the figure `name`, each a dot in its 95 % interval, around a line at 0.
 
-    Full colour where the interval is clear of 0. `higher` says which side is the better one for a.
+    Full colour where the interval is clear of 0 and the figure not circular. `higher` says which side is the better one
+    for a.
     """
     ends = [row[key] for row in rows for key in ("low", "mean", "high") if is_number(row.get(key))]
     if not ends:
@@ -42,8 +43,8 @@ def forest(title: str, name: str, higher: bool, rows: Sequence[Figure]) -> str:
             continue
         y, ends = ROW * i + 27, (row.get("low"), row.get("high"))
         known = all(map(is_number, ends))
-        clear = known and (ends[0] > 0 or ends[1] < 0)
-        words = f"{row['a']} − {row['b']}"
+        clear = known and (ends[0] > 0 or ends[1] < 0) and not row.get("circular")
+        words = f"{row['a']} − {row['b']}" + (", circular" if row.get("circular") else "")
         value = signed(name, row["mean"]) + (f" [{signed(name, ends[0])}, {signed(name, ends[1])}]" if known else "")
         parts.append(f'<text class="ink over" x="{LEFT}" y="{y - 13}">{escape(words)}</text>')
         parts.append(f'<text class="over" x="{WIDTH - RIGHT}" y="{y - 13}" text-anchor="end">{value}</text>')

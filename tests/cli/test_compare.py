@@ -183,6 +183,7 @@ def test_each_thing_is_made_once_and_every_arm_is_asked_as_often(clipgen, machin
     assert "NaN" not in clean and content["unfinished"] == []
     assert content["arms"]["plain_swap"]["fid_k.0"]["mean"] is not None and "fid_k.0" in content["metrics"]
     assert "clip.score" in content["arms"]["clipgen"]["about"]["circular"], "no other CLIP was given"
+    assert {each["metric"] for each in content["differences"] if each["circular"]} == {"clip.score"}
     for paths in content["grids"]["arms"].values():
         assert all((Path("outputs/side") / path).is_file() for row in paths for path in row)
 
@@ -228,12 +229,20 @@ def test_ctrl_c_in_a_training_ends_it_and_the_same_command_continues(clipgen, ma
     assert not any("stage=vqgan" in each and "arm=clipgen" in each for each in machine.words[ran:])
 
 
+def test_a_report_names_the_seeds_to_come(clipgen, machine, unmeasured, words):
+    machine.failing, machine.status = "seed=1", 130
+    assert clipgen(*words, "compare.arms=[clipgen]", "compare.seeds=[0,1]").status == 130
+    assert found()["unfinished"] == [{"arm": "every arm", "seed": 1, "why": "its turn has not come"}]
+
+
 def test_learning_rates_are_tried_with_the_first_seed_and_the_best_is_kept(clipgen, machine, unmeasured, words):
     assert clipgen(*words, "compare.lr_factors=[1,2]", "compare.seeds=[3,4]", "compare.equal_images=false").status == 0
     assert len(unmeasured) == 1, "for a report after each seed"
     assert Counter(machine.trained) == {f"{arm} {seed}": 2 if seed == 3 else 1 for arm in ARMS for seed in (3, 4)}
     content = found()
     assert content["arms"]["clipgen"]["about"]["trials"] == 7 and content["arms"]["clipgen"]["about"]["lr"] == 1e-3
+    assert content["arms"]["clipgen"]["about"]["muon_lr"] == 0.02
+    assert content["arms"]["clip_gen_paper"]["about"]["muon_lr"] is None and not content["unfinished"]
     assert [word for each in machine.words for word in each if word == "transformer.train.lr=0.002"]
 
 
@@ -304,6 +313,8 @@ def test_a_budget_that_is_too_small_is_refused_before_anything_is_trained(clipge
         (["compare.fid_weights=no.pth"], "compare.fid_weights=no.pth does not exist"),
         (["compare.dinov2_weights=no.pth"], "compare.dinov2_weights=no.pth does not exist"),
         (["clip.model=local-dir:x", "clip.made_by=make"], "clip.model=local-dir:x is not made yet; type first: make"),
+        (["compare.test=9"], "compare.test=9, but arm clip_gen_paper keeps 8 pictures of a prompt"),
+        (["compare.arms=[clipgen,paired]", "paired.window=60", "paired.pivots=9"], "are all 64 tokens of an image"),
         (["shards=nowhere"], "nowhere/manifest.json does not exist"),
     ],
 )

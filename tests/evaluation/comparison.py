@@ -75,6 +75,7 @@ def figures(name: str, low: float, rng: np.random.Generator) -> dict:
     found["about"] = {
         "conditioned_on": on, "asked_with": asked, "captions_share": share, "tokenizer": "small_f4",
         "parameters": 4_981_760, "embedding_parameters": 327_680, "steps": 2200 if by_text else 2600, "lr": 0.003,
+        "muon_lr": None if name == "clip_gen_paper" else 0.02,
         "chosen": chosen if share else chosen | {"bridge": "mean", "fidelity": 0.8}, "trials": 16,
         "training_flops": 2.41e14, "images_seen": 70_400 if by_text else 83_200, "seconds": 412.5,
         "peak_memory_mb": 1312, "tokens_per_s": 5120,

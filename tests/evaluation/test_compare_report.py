@@ -26,7 +26,7 @@ def change(folder, **parts) -> None:
 def test_a_comparison_shows_all_its_parts(folder, comparison, read_page):
     page = read_page(write_comparison(folder))
     for words in (
-        "arm paired_1pct, seed 0: stopped after 1,200 of 2,200 batches",
+        "paired_1pct, seed 0: stopped after 1,200 of 2,200 batches",
         "equal training cost, 2.41 × 10¹⁴ FLOPs", "equal images seen, 83,200 images",
         "clipgen.shapes.judge, which reads pixels and knows no CLIP; N = 4,000; resize: none",
         "N = 4,000; resize: 256 px (bicubic), then PIL's GaussianBlur(k)", "reference: 2,000 validation pictures",
@@ -36,7 +36,7 @@ def test_a_comparison_shows_all_its_parts(folder, comparison, read_page):
         "clipgen as a share of paired, shape right 97 % – no figure", "0 points 27.3 points met",
         "140 development prompts", "183 test prompts, which were asked once, for 4 pictures each", "1 seed: 0.",
         "guidance scale 2, temperature 0.7, top k 0, bridge mean, fidelity 0.8",
-        "768,000", "2 cores of an AMD EPYC", "torch 2.15.0", "0589163",
+        "0.003, Muon 0.02 guidance scale 2", "768,000", "2 cores of an AMD EPYC", "torch 2.15.0", "0589163",
         "clipgen compare experiment=compare_demo", "clipgen train name=paired stage=paired",
     ):  # fmt: skip
         assert words in page.text, words
@@ -137,6 +137,8 @@ def test_a_difference_is_in_colour_where_its_interval_is_clear_of_zero():
     assert "right of 0: the first is better" in drawn
     assert "left of 0: the first is better" in forest("FID", "fid_k.0", False, rows)
     assert forest("Shape", "judge.shape", True, [{"a": "x", "b": "y", "mean": None}]) == ""
+    circular = forest("CLIP score", "clip.score", True, [rows[0] | {"circular": True}])
+    assert "x − above, circular" in circular and '<circle class="unclear"' in circular
 
 
 def test_accuracy_over_captions_has_an_arm_without_any_as_a_line():
