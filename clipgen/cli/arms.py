@@ -9,7 +9,8 @@ import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 
-from clipgen.check import check, check_clip, check_window
+from clipgen.check import check, check_clip
+from clipgen.check.paired import check_window
 from clipgen.cli.build import (
     load_clip_once,
     load_tokenizer,

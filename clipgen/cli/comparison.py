@@ -37,6 +37,7 @@ def content(compared: "Compared") -> dict[str, Any]:
             "images_of_a_prompt": {"development": cfg.compare.development, "test": cfg.compare.test},
         },
         "budget": {"flops": reference * cost.flops, "images": reference * cost.batch},
+        "trainings_at_once": cfg.compare.jobs,
         "clip": clip_cost(load_clip_once(cfg.clip.model, cfg.clip.pretrained)),
         "metrics": _judged(compared) | pictures.metrics,
         "left_out": [{"metric": name, "why": why} for name, why in pictures.left_out.items()],

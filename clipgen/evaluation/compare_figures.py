@@ -187,7 +187,7 @@ COST = {  # of `about`: heading and how it is shown
 }
 
 
-def cost_table(arms: Arms, clip: Mapping[str, Any]) -> str:
+def cost_table(arms: Arms, clip: Mapping[str, Any], at_once: int = 1) -> str:
     """What each arm cost, and the CLIP that the arms without captions take their words from."""
     keys = [key for key in COST if any(is_number(arm.get("about", {}).get(key)) for arm in arms.values())]
     rows = []
@@ -196,6 +196,10 @@ def cost_table(arms: Arms, clip: Mapping[str, Any]) -> str:
         shown = (COST[key][1](value) if is_number(value) else "–" for key, value in zip(keys, values, strict=True))
         rows.append([name, *shown])
     html = f'<div class="nowrap">{table(rows, ["Arm", *(COST[key][0] for key in keys)])}</div>' if rows else ""
+    if rows:
+        stage_2 = "Of stage 2 alone: what a tokenizer of an arm's own cost is not counted."
+        beside = f" Times are of {at_once} trainings at once, each with its share of the cores." if at_once > 1 else ""
+        html += f'<p class="prose">{stage_2}{beside}</p>'
     if clip:
         said = [["The CLIP", clip.get("model", "–")]]
         counts = [key for key in ("pictures", "captions") if is_number(clip.get(key))]

@@ -95,7 +95,7 @@ def page(folder: Path, content: Mapping[str, Any], notes: list[str]) -> str:
         section("Side by side", grids(folder, content.get("grids", {}), arms, notes)),
         section(f"Second table: at equal images seen, {images}", second_table(content, metrics)),
         section("Learning curves", curves(content.get("curves", {}), metrics)),
-        section("What it cost", cost_table(arms, content.get("clip", {}))),
+        section("What it cost", cost_table(arms, content.get("clip", {}), content.get("trainings_at_once", 1))),
         section("Figures of papers, not to be read beside those above", published()),
         section("How it was made", origin(folder, content)),
     ]
@@ -133,7 +133,7 @@ def intro(content: Mapping[str, Any]) -> str:
     prompts = world.get("prompts", {})
     words = [f"World: {world.get('name', '–')}."]
     pictures = world.get("images_of_a_prompt", {}).get("test")
-    of_each = f", for {pictures} pictures each" if is_number(pictures) else ""
+    of_each = f", for {pictures} pictures each (an arm that keeps the best of many: all it keeps)" if is_number(pictures) else ""
     if is_number(prompts.get("development")) and is_number(prompts.get("test")):
         words.append(
             f"Settings were chosen on {prompts['development']} development prompts, with as many trials for each arm; "
