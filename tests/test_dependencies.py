@@ -203,8 +203,10 @@ def test_the_two_stages_never_import_each_other(stage, other):
 @pytest.mark.parametrize(
     ("stage", "third_parties"),
     [
-        ("tokenizer", {"torch", "taming", "vector_quantize_pytorch"}), ("transformer", {"torch"}),
-        ("paired", {"torch", "sentencepiece"}), ("upscale", {"torch"}),
+        ("tokenizer", {"torch", "taming", "vector_quantize_pytorch"}),
+        ("transformer", {"torch"}),
+        ("paired", {"torch", "sentencepiece"}),
+        ("upscale", {"torch"}),
     ],
 )
 def test_models_caches_samplers_and_losses_import_torch_only(stage, third_parties):

@@ -133,7 +133,11 @@ def intro(content: Mapping[str, Any]) -> str:
     prompts = world.get("prompts", {})
     words = [f"World: {world.get('name', '–')}."]
     pictures = world.get("images_of_a_prompt", {}).get("test")
-    of_each = f", for {pictures} pictures each (an arm that keeps the best of many: all it keeps)" if is_number(pictures) else ""
+    of_each = (
+        f", for {pictures} pictures each (an arm that keeps the best of many: all it keeps)"
+        if is_number(pictures)
+        else ""
+    )
     if is_number(prompts.get("development")) and is_number(prompts.get("test")):
         words.append(
             f"Settings were chosen on {prompts['development']} development prompts, with as many trials for each arm; "
