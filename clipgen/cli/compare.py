@@ -157,16 +157,24 @@ class Compared:
     def do_seed(self, seed: int) -> None:
         """Train, choose (with the first seed), and ask the test prompts; what fails is named at the end."""
         c = self.cfg.compare
+        tables = ("flops", "images") if c.equal_images else ("flops",)
         if seed == c.seeds[0]:
+            known = tables if len(c.lr_factors) == 1 else ("flops",)  # with nothing to choose none waits for a choice
             tried = {
                 each.name: [Job(each, seed, self.batches[each.name]["flops"], factor) for factor in c.lr_factors]
                 for each in self.variants
             }
-            self.train([job for jobs in tried.values() for job in jobs])
+            self.train(
+                [
+                    Job(each, seed, self.batches[each.name][table], factor)
+                    for table in known
+                    for each in self.variants
+                    for factor in c.lr_factors
+                ]
+            )
             for name, jobs in tried.items():
                 if self.failed.isdisjoint(jobs):
                     self.choose(name, jobs)
-        tables = ("flops", "images") if c.equal_images else ("flops",)
         wanted = {
             (table, each.name, seed): Job(each, seed, self.batches[each.name][table], self.chosen[each.name][0])
             for each in self.variants
@@ -208,7 +216,11 @@ class Compared:
         return trials(arm.name, arm.first, arm.cfg.compare.arm.choices, self.cfg.compare.trials)
 
     def train(self, jobs: list[Job]) -> None:
-        """Those that are not there yet, `compare.jobs` at once; which fail is kept in `unfinished`."""
+        """Those that are not there yet, `compare.jobs` at once; which fail is kept in `unfinished`.
+
+        The longest go first, so that the last one does not keep the other cores waiting.
+        """
+        jobs = sorted(jobs, key=lambda job: job.steps * self.costs[job.variant.name].flops, reverse=True)
         steps = {self.step(job): job for job in jobs}
         for step, failed in self.commands.run_all(list(steps), self.cfg.compare.jobs).items():
             job = steps[step]
