@@ -160,7 +160,7 @@ class TransformerModel:
 class Paired:
     """What stage=paired has beside `transformer`."""
 
-    vocab_size: int = 50_000  # at most; fewer where the captions have fewer words
+    vocab_size: int = 50_000  # at most; fewer where the captions' words need fewer
     text_length: int = 64  # pieces, at most; fewer where the longest caption has fewer
     txt_loss_scale: float = 1.0
     img_loss_scale: float = 1.0

@@ -28,18 +28,16 @@ class Text:
 
     @classmethod
     def train(cls, captions: Iterable[str], vocab_size: int) -> "Text":
-        """At most `vocab_size` pieces (a unigram model), and no more than the captions have words and letters.
+        """At most `vocab_size` pieces, merged from pairs (byte-pair encoding) until every word is one piece.
 
-        The same captions in the same order give the same pieces. UserError where fewer pieces than letters are asked.
+        A unigram model drops words that few captions have, and of short captions it keeps little more than letters:
+        sequences of the demo's captions were 30 pieces long instead of 17. The same captions in the same order give the
+        same pieces. UserError where fewer pieces than letters are asked.
         """
-        captions = list(captions)
-        words = {word for caption in captions for word in caption.casefold().split()}
-        most = len(words) + len(set("".join(words))) + 2  # the space and the unknown
         written = io.BytesIO()
         try:
             SentencePieceTrainer.Train(
-                sentence_iterator=iter(captions), model_writer=written,
-                model_type="unigram", vocab_size=min(vocab_size, most),
+                sentence_iterator=iter(captions), model_writer=written, model_type="bpe", vocab_size=vocab_size,
                 hard_vocab_limit=False, character_coverage=1.0, normalization_rule_name="nmt_nfkc_cf",
                 input_sentence_size=SAMPLED, shuffle_input_sentence=False, num_threads=1,
                 unk_id=UNKNOWN, bos_id=-1, eos_id=-1, pad_id=-1, minloglevel=2,

@@ -16,9 +16,16 @@ def test_the_same_captions_give_the_same_pieces():
 
 def test_the_vocabulary_is_bounded_by_the_data_and_by_what_is_asked():
     text = Text.train(CAPTIONS, 50_000)
-    assert 20 < len(text) <= 14 + 20 + 2
+    words = {word for caption in CAPTIONS for word in caption.split()}
+    assert 20 < len(text) <= 20 + 2 + sum(map(len, words))  # letters, and one merge for each letter of a word at most
     assert len(Text.train(CAPTIONS, 26)) <= 26
     assert all(0 < piece < len(text) for piece in text.encode(CAPTIONS[:4])[0])
+
+
+def test_a_word_that_captions_have_is_one_piece():
+    text = Text.train(CAPTIONS, 50_000)
+    assert [len(own) for own in text.encode(CAPTIONS)] == [len(caption.split()) for caption in CAPTIONS]
+    assert len(text.encode(["a redgreen circle"])[0]) > 3
 
 
 def test_a_text_comes_back_in_lower_case_and_what_is_new_is_one_number():
