@@ -16,8 +16,10 @@ def test_the_same_captions_give_the_same_pieces():
 
 def test_the_vocabulary_is_bounded_by_the_data_and_by_what_is_asked():
     text = Text.train(CAPTIONS, 50_000)
-    words = {word for caption in CAPTIONS for word in caption.split()}
-    assert 20 < len(text) <= 20 + 2 + sum(map(len, words))  # letters, and one merge for each letter of a word at most
+    words = {f"▁{word}" for caption in CAPTIONS for word in caption.split()}
+    parts = {word[i:k] for word in words for i in range(len(word)) for k in range(i + 1, len(word) + 1)}
+    assert {text.pieces.IdToPiece(i) for i in range(1, len(text))} <= parts
+    assert len(parts) < 200
     assert len(Text.train(CAPTIONS, 26)) <= 26
     assert all(0 < piece < len(text) for piece in text.encode(CAPTIONS[:4])[0])
 
