@@ -81,6 +81,12 @@ def find_arms(names: Sequence[str], words: Sequence[str], shards: str) -> list[A
         cfg.prep.workers = None
         check(cfg)
         check_clip(cfg.clip)
+        if cfg.stage == "transformer" and (weight := cfg.transformer.train.recon.weight):
+            raise UserError(
+                f"arm={name}: transformer.train.recon.weight={weight:g} decodes pictures and "
+                "asks a CLIP while it trains, which the budget of FLOPs does not count; take 0, or train and "
+                "`clipgen evaluate` that one by itself"
+            )
         own = bool(found) and asdict_of(cfg.tokenizer) != asdict_of(found[0].cfg.tokenizer)
         found.append(Arm(name, cfg, own))
     return found
@@ -113,6 +119,8 @@ def cost_of(arm: Arm, captions_share: float) -> Cost:
     size, batch = Size.of(model), cfg.transformer.train.batch_size
     seen = share_seen(model.n_prefix, h * w, model.window, model.pivots)
     flops = step_flops(size, model.n_prefix + h * w - 1, predicted, batch, seen)
+    if cfg.stage == "transformer" and cfg.transformer.gft:
+        flops *= 4 / 3  # one more forward pass, without a condition and gradients
     return Cost(size, flops, batch, cfg.transformer.train.warmup)
 
 

@@ -34,6 +34,7 @@ def content(compared: "Compared") -> dict[str, Any]:
         "commands": [step.typed for step in compared.commands.asked],
         "world": {
             "name": world.name, "prompts": {split: len(each) for split, each in world.prompts.items()},
+            "prompts_file": cfg.compare.prompts_file,
             "images_of_a_prompt": {"development": cfg.compare.development, "test": cfg.compare.test},
         },
         "budget": {"flops": reference * cost.flops, "images": reference * cost.batch},
@@ -99,7 +100,7 @@ def about_of(compared: "Compared", variant, tests: list[tuple["Job", dict[str, A
     stages = [json.loads((compared.folder(job) / arm.cfg.stage / "stage.json").read_text()) for job, _ in tests]
     train = arm.cfg.transformer.train
     t, own, c = arm.cfg.tokenizer, arm.cfg.compare.arm, compared.cfg.compare
-    rates = len(c.lr_factors) if len(c.lr_factors) > 1 else 0
+    rates = len(c.lr_factors) - 1  # the rate that is kept is asked in this way once more, and counted once
     peaks = [stage["peak_memory_mb"] for stage in stages if stage.get("peak_memory_mb")]
     chosen = compared.chosen[variant.name][1]
     return {

@@ -144,6 +144,11 @@ def intro(content: Mapping[str, Any]) -> str:
             f"the figures are of {prompts['test']} test prompts, which were asked once{of_each}."
         )
     words.append(f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}: {', '.join(map(str, seeds))}." if seeds else "")
+    if world.get("name") == "captions" and not world.get("prompts_file"):
+        words.append(
+            "The prompts are captions of validation pictures, by whose loss a training's best moment is chosen and "
+            "with which the distances compare: a little easier than prompts of elsewhere, for every arm alike."
+        )
     if len(seeds) == 1:
         words.append("With one seed the intervals speak of prompts only, not of another training.")
     return f'<p class="prose">{escape(" ".join(words))}</p>'

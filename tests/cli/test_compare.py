@@ -240,7 +240,7 @@ def test_learning_rates_are_tried_with_the_first_seed_and_the_best_is_kept(clipg
     assert len(unmeasured) == 1, "for a report after each seed"
     assert Counter(machine.trained) == {f"{arm} {seed}": 2 if seed == 3 else 1 for arm in ARMS for seed in (3, 4)}
     content = found()
-    assert content["arms"]["clipgen"]["about"]["trials"] == 7 and content["arms"]["clipgen"]["about"]["lr"] == 1e-3
+    assert content["arms"]["clipgen"]["about"]["trials"] == 6 and content["arms"]["clipgen"]["about"]["lr"] == 1e-3
     assert content["arms"]["clipgen"]["about"]["muon_lr"] == 0.02
     assert content["arms"]["clip_gen_paper"]["about"]["muon_lr"] is None and not content["unfinished"]
     assert [word for each in machine.words for word in each if word == "transformer.train.lr=0.002"]
@@ -274,6 +274,16 @@ def test_an_arm_of_sparse_attention_is_charged_what_it_sees(clipgen, machine, un
         assert clipgen(*words, f"paired.window={window}").status == 0
         steps.append(found()["arms"]["paired"]["about"]["steps"])
     assert steps[0] < steps[1] < 1.1 * steps[0], "attention is a small part of so small a model"
+
+
+def test_guidance_in_one_pass_is_charged_for_its_second_pass(clipgen, machine, unmeasured, words):
+    assert clipgen(*words, "compare.arms=[clipgen]", "compare.equal_images=false").status == 0
+    plain = found()["arms"]["clipgen"]["about"]
+    gft = ["transformer.gft=true", "sampling.guidance_schedule=constant"]
+    assert clipgen(*words, "compare.arms=[clipgen]", "compare.equal_images=false", *gft).status == 0
+    charged = found()["arms"]["clipgen"]["about"]
+    assert charged["steps"] == plain["steps"]
+    assert 1.3 < charged["training_flops"] / plain["training_flops"] < 1.4
 
 
 def test_captions_are_shared_out_as_asked_where_an_arm_uses_any(clipgen, machine, unmeasured, words):
@@ -315,6 +325,7 @@ def test_a_budget_that_is_too_small_is_refused_before_anything_is_trained(clipge
         (["clip.model=local-dir:x", "clip.made_by=make"], "clip.model=local-dir:x is not made yet; type first: make"),
         (["compare.test=9"], "compare.test=9, but arm clip_gen_paper keeps 8 pictures of a prompt"),
         (["compare.arms=[clipgen,paired]", "paired.window=60", "paired.pivots=9"], "are all 64 tokens of an image"),
+        (["transformer.train.recon.weight=0.1", "compare.arms=[clipgen]"], "recon.weight=0.1 decodes pictures"),
         (["shards=nowhere"], "nowhere/manifest.json does not exist"),
     ],
 )
