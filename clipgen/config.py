@@ -188,7 +188,7 @@ class Executor(executor.Executor):
 
 @dataclass
 class Sampling:
-    guidance_scale: float = 3.0
+    guidance_scale: float = 2.0
     guidance_schedule: str = "constant"
     temperature: float = 1.0
     top_k: int = 0

@@ -15,6 +15,7 @@ def main(cfg: GapConfig) -> None:
     check_bank(cfg.bank)
     import torch
 
+    from clipgen.cli.say import say_cut
     from clipgen.clip.texts import fill_templates, read_texts, reference_texts
     from clipgen.data.atomic import replacing, write_json
     from clipgen.data.manifest import Manifest
@@ -36,6 +37,8 @@ def main(cfg: GapConfig) -> None:
         source = f"{cfg.templates} and words of the package"
     else:
         texts, source = reference_texts(clip.identity.model)
+    if cfg.captions or cfg.templates:
+        say_cut(clip, texts)
     image_NE, text_ME = image_NE.float(), clip.encode_text(texts).cpu()
     paired_NE = pairs(cfg.latents, IMAGES, split)
     bank_NE = bank(cfg.latents, cfg.bank) if split == "val" else None

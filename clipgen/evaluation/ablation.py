@@ -91,6 +91,8 @@ class Ablation:
     def figures(self, variant: str, asked: Asked, marks: Mapping[int, dict[str, float]]) -> dict[str, dict[str, float]]:
         found = {seed: self.judge(variant, seed, asked, "test") for seed in self.seeds[variant]}
         table = {name: spread([each[name] for each in found.values()]) for name in FIGURES}
+        chosen_by = [self.judge(variant, seed, asked, "development")[AIM] for seed in self.seeds[variant]]
+        table["development.all"] = spread(chosen_by)
         for name in FIGURES:
             shares = [each[name] / marks[seed][name] for seed, each in found.items() if marks.get(seed, {}).get(name)]
             if shares:

@@ -37,6 +37,14 @@ def test_texts_from_a_file(clipgen, run_folder, tmp_path):
     assert json.loads((tmp_path / "gap.json").read_text())["texts"] > 100
 
 
+def test_a_caption_beyond_the_context_is_cut_and_told(clipgen, run_folder, tmp_path):
+    (tmp_path / "captions.txt").write_text("a dog\na cat and " + "a very long tail, " * 40 + "\n")
+    outcome = clipgen(
+        "gap", f"latents={run_folder / 'latents'}", f"out={tmp_path}", f"captions={tmp_path / 'captions.txt'}"
+    )
+    assert outcome.status == 0 and outcome.error.count("is longer than the context of this CLIP") == 1
+
+
 def test_what_it_refuses(clipgen, one_line, run_folder, tmp_path):
     latents = f"latents={run_folder / 'latents'}"
     (tmp_path / "templates.txt").write_text("a photo\n")

@@ -415,10 +415,16 @@ def test_a_masked_image_is_completed(sample, one_line, pictures, tmp_path):
         (["a circle", "n=many"], "many"),
         (["a circle", "image=x.png"], "both given"),
         (["image=absent.png"], "image=absent.png"),
+        (["image=words.txt"], "image=words.txt"),
+        (["image=words.txt", "mask=words.txt"], "words.txt"),
+        (["a circle", "bridge=none+all"], "bridge=none+all"),
+        (["a circle", "fidelity=1.5"], "fidelity=1.5"),
+        (["a circle", "fidelity=0.1"], "fidelity=0.1"),
         (["prompts=absent.txt"], "prompts=absent.txt"),
     ],
 )
 def test_what_cannot_be_sampled_is_one_line(sample, one_line, tmp_path, words, says):
+    (tmp_path / "words.txt").write_text("no picture")
     assert says in one_line(sample(*words))
     assert not (tmp_path / "samples").exists()
 

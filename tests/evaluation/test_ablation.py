@@ -64,6 +64,7 @@ def test_a_row_differs_from_the_default_in_its_factor_and_in_a_fidelity_of_its_o
 
 def test_figures_are_over_seeds_and_shares_of_image_are_by_seed(made):
     _, rows = made
+    assert rows["default"].figures["development.all"] == {"mean": pytest.approx(0.81), "sem": 0.00577, "n": 3}
     figure = rows["default"].figures["judge.all"]
     assert figure["n"] == 3 and figure["mean"] == pytest.approx(0.51)
     assert figure["sem"] == pytest.approx(0.00577, abs=1e-5)

@@ -18,6 +18,13 @@ def test_the_z_loss_is_the_squared_normaliser():
     assert token_loss(logits_BLV + 7, tokens_BL).item() == pytest.approx(plain.item(), rel=1e-4)  # it sees no drift
 
 
+def test_smoothed_labels_leave_a_share_to_every_code():
+    logits_BLV, tokens_BL = torch.randn(2, 3, 5), torch.randint(5, (2, 3))
+    told = 0.8 * F.one_hot(tokens_BL, 5) + 0.2 / 5
+    expected = -(told * logits_BLV.log_softmax(-1)).sum(-1).mean()
+    assert token_loss(logits_BLV, tokens_BL, label_smoothing=0.2).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_the_embedding_loss_is_zero_alike_and_exists_for_opposites():
     a_BE = F.normalize(torch.randn(3, 8), dim=-1)
     assert embedding_loss(a_BE, a_BE).item() == pytest.approx(0, abs=1e-6)
