@@ -657,6 +657,8 @@ def test_ctrl_c_can_be_continued_to_the_same_end(clipgen, tiny, run_folder, tmp_
 
     continued = clipgen(*words)
     assert continued.status == 0 and f"{stage}: continues from" in continued.said
+    bars = [line for line in (continued.said + continued.error).replace("\r", "\n").split("\n") if "it/s" in line]
+    assert bars[-1].startswith(f"training {stage}: 100%") and "6/6" in bars[-1]
     assert same_weights(tmp_path / stage / "last.ckpt", run_folder / stage / "last.ckpt")
     rows = (tmp_path / stage / "metrics.csv").read_text().splitlines()
     assert len(rows) == len((run_folder / stage / "metrics.csv").read_text().splitlines())
