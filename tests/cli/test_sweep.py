@@ -194,7 +194,14 @@ def test_what_ctrl_c_ended_counts_as_stopped_however_it_ended(tmp_path):
     folder = tmp_path / "job"
     folder.mkdir()
     assert in_a_process(["no_such_verb"], folder) == 2
-    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    before = signal.getsignal(signal.SIGINT)
+
+    def press():
+        while signal.getsignal(signal.SIGINT) == before:  # the job is not begun yet
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press).start()
     assert in_a_process(["no_such_verb"], folder) == 130
 
 
