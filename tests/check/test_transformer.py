@@ -17,7 +17,7 @@ PAPER = (
         ("transformer.width=192 transformer.heads=32", "transformer.width=192 transformer.heads=32 heads=3"),
         (
             "transformer.cond_drop_prob=0",
-            "sampling.guidance_scale=3 transformer.cond_drop_prob=0 sampling.guidance_scale=1",
+            "sampling.guidance_scale=2 transformer.cond_drop_prob=0 sampling.guidance_scale=1",
         ),
         ("transformer.train.min_level=1", "sampling.fidelity=0.9 train.min_level=1 take sampling.fidelity=1"),
         ("transformer.style=gpt2", "transformer.n_prefix style=gpt2 take 1"),
