@@ -239,6 +239,7 @@ class Comparison:
     equal_images: bool = True
     jobs: int = 1  # trainings at once
     seeds: list[int] = field(default_factory=lambda: [0])
+    side_seeds: int | None = None  # of the seeds, how many have parts of the captions and equal pictures; null: all
     lr_factors: list[float] = field(default_factory=lambda: [1.0])
     trials: int = 8
     development: int = 1  # pictures of a prompt

@@ -55,6 +55,10 @@ def check_comparison(cfg: Config) -> None:
     for key, least in (("steps", 1), ("jobs", 1), ("trials", 1), ("development", 1), ("test", 1), ("prompts", 1)):
         if (value := getattr(c, key)) < least:
             raise UserError(f"compare.{key}={value}; take at least {least}")
+    if c.side_seeds is not None and not 1 <= c.side_seeds <= len(c.seeds):
+        raise UserError(
+            f"compare.side_seeds={c.side_seeds} of {len(c.seeds)} seeds; take 1 to {len(c.seeds)}, or null for all"
+        )
     for key in ("arms", "seeds", "lr_factors"):
         values = list(getattr(c, key))
         if not values or len(set(values)) < len(values):
@@ -156,8 +160,12 @@ class Compared:
 
     def do_seed(self, seed: int) -> None:
         """Train, choose (with the first seed), and ask the test prompts; what fails is named at the end."""
+        from clipgen.evaluation.compare import main_variants
+
         c = self.cfg.compare
-        tables = ("flops", "images") if c.equal_images else ("flops",)
+        side = c.side_seeds is None or seed in c.seeds[: c.side_seeds]
+        tables = ("flops", "images") if c.equal_images and side else ("flops",)
+        variants = self.variants if side else main_variants(self.variants)
         if seed == c.seeds[0]:
             known = tables if len(c.lr_factors) == 1 else ("flops",)  # with nothing to choose none waits for a choice
             tried = {
@@ -177,7 +185,7 @@ class Compared:
                     self.choose(name, jobs)
         wanted = {
             (table, each.name, seed): Job(each, seed, self.batches[each.name][table], self.chosen[each.name][0])
-            for each in self.variants
+            for each in variants
             for table in tables
             if each.name in self.chosen
         }

@@ -107,7 +107,7 @@ def about_of(compared: "Compared", variant, tests: list[tuple["Job", dict[str, A
         "conditioned_on": own.conditioned_on, "asked_with": own.asked_with, "captions_share": variant.captions_share,
         "tokenizer": f"{t.quantizer}, {t.codebook_size} codes" + (", its own" if arm.own_tokenizer else ""),
         "parameters": cost.size.blocks, "embedding_parameters": cost.size.embedding + sum(cost.size.heads.values()),
-        "steps": job.steps, "lr": train.lr * job.lr_factor,
+        "seeds": [job.seed for job, _ in tests], "steps": job.steps, "lr": train.lr * job.lr_factor,
         "muon_lr": train.muon_lr * job.lr_factor if train.optimizer == "muon" else None, "chosen": chosen,
         "trials": c.trials + rates, "training_flops": job.steps * cost.flops, "images_seen": job.steps * cost.batch,
         "seconds": round(float(np.mean([stage["seconds"] for stage in stages])), 1),

@@ -48,6 +48,12 @@ def variants_of(arms: Mapping[str, Sequence[float]]) -> list[Variant]:
     ]
 
 
+def main_variants(variants: Sequence[Variant]) -> list[Variant]:
+    """Of each arm the one with the most captions."""
+    most = {each.arm: max(v.captions_share for v in variants if v.arm == each.arm) for each in variants}
+    return [each for each in variants if each.captions_share == most[each.arm]]
+
+
 def check_sizes(costs: Mapping[str, Cost], tolerance: float) -> dict[str, float]:
     """Each variant's blocks as a multiple of the reference's; UserError where one differs by more than `tolerance`."""
     reference = costs[REFERENCE].size.blocks

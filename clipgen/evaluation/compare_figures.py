@@ -151,11 +151,11 @@ def arms_table(arms: Arms) -> str:
             [
                 name, about.get("conditioned_on", "–"), about.get("asked_with", "–"),
                 f"{100 * share:g} %" if is_number(share) else "–", about.get("tokenizer", "–"), rates(about),
-                settings or "–", plain(about.get("trials")),
+                settings or "–", plain(about.get("trials")), plain(len(about["seeds"]) if about.get("seeds") else None),
             ]
         )  # fmt: skip
     head = ["Arm", "Trained on", "Asked with", "Captions used", "Tokenizer", "Learning rate",
-            "Chosen on development prompts", "Trials"]  # fmt: skip
+            "Chosen on development prompts", "Trials", "Seeds"]  # fmt: skip
     return f'<div class="roomy">{table(rows, head)}</div>'
 
 

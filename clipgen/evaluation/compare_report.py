@@ -170,6 +170,9 @@ def second_table(content: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     arms = content.get("equal_images", {}).get("arms", {})
     tables = metric_tables(arms, metrics, explained=False)
     lead = "Measured as above, and asked by the settings that were chosen there."
+    seeds = sorted({seed for arm in arms.values() for seed in arm.get("about", {}).get("seeds") or []})
+    if len(seeds) < len(content.get("seeds", [])):
+        lead += f" Of seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))} alone."
     return f'<p class="prose">{lead}</p>{tables}' if tables else ""
 
 

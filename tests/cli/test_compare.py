@@ -246,6 +246,22 @@ def test_learning_rates_are_tried_with_the_first_seed_and_the_best_is_kept(clipg
     assert [word for each in machine.words for word in each if word == "transformer.train.lr=0.002"]
 
 
+def test_side_questions_may_have_fewer_seeds(clipgen, machine, unmeasured, words, one_line):
+    arms = ["compare.arms=[clipgen,paired]", "compare.captions_shares=[1,0.5]", "compare.seeds=[3,4]"]
+    assert clipgen(*words, *arms, "compare.side_seeds=1").status == 0
+    per_seed = Counter(machine.trained)
+    assert per_seed["paired 3"] == 4, "two shares in two tables"
+    assert per_seed["paired 4"] == per_seed["clipgen 4"] == 1
+    content = found()
+    assert {name: arm["about"]["seeds"] for name, arm in content["arms"].items()} == {
+        "clipgen": [3, 4], "paired": [3, 4], "paired_50pct": [3]
+    }  # fmt: skip
+    assert content["equal_images"]["arms"]["paired"]["about"]["seeds"] == [3] and not content["unfinished"]
+    assert "Of seed 3 alone." in Path("outputs/side/report.html").read_text(encoding="utf-8")
+    said = one_line(clipgen(*words, *arms, "compare.side_seeds=3"))
+    assert "compare.side_seeds=3 of 2 seeds; take 1 to 2" in said
+
+
 def test_bars_and_differences_speak_of_the_figures(clipgen, machine, unmeasured, words):
     assert clipgen(*words).status == 0
     content = found()
