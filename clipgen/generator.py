@@ -4,7 +4,8 @@ B images, E embedding size, h w token grid
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,12 +17,14 @@ from clipgen.errors import UserError
 from clipgen.tokenizer.codes import clusters
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer import bridges
+from clipgen.transformer.fixed import FixedStep
 from clipgen.transformer.model import CausalTransformer
 from clipgen.transformer.packed import prepared
-from clipgen.transformer.sampling import SCHEDULES, Given, check_clusters, sample
+from clipgen.transformer.sampling import SCHEDULES, Filters, Given, check_clusters, sample
 
 LATER = {  # settings that older models lack
     "min_p": 0.0, "guidance_schedule": "constant", "precision": "fp32", "clusters": 0, "prefix_boost": 0.0,
+    "compile": False,
 }  # fmt: skip
 CHOICES = {"guidance_schedule": SCHEDULES, "precision": ("fp32", "bf16"), "rerank": ("clip", "self", "caption")}
 
@@ -42,6 +45,7 @@ class Generator:
         self.sampling = {"bridge": bridges.DEFAULT, **LATER, **sampling}  # what a model of before had no choice in
         self._clusters: dict[int, Tensor] = {}  # of the codes, by how many there are
         self._copies: dict[str, tuple[list, CausalTransformer]] = {}  # by precision; which weights they were made of
+        self._fixed: dict[Hashable, FixedStep] = {}  # the compiled steps of the last call
 
     def from_conditions(
         self,
@@ -81,7 +85,11 @@ class Generator:
             )
         size, precision = options.pop("batch_size"), options.pop("precision")
         fidelity, _ = options.pop("fidelity", 1.0), options.pop("bridge", None)
-        model, options["cluster_V"] = self._prepared(precision), self._clustered(options.pop("clusters"))
+        compiled = options.pop("compile")
+        packed = self._prepared(precision)
+        model = self.transformer if compiled and precision == "fp32" else packed  # no compiler sees into packed weights
+        options["cluster_V"] = self._clustered(options.pop("clusters"))
+        options["fixed"] = partial(self._fixed_step, model) if compiled else None
         images: list[Image.Image] = []
         preferences: list[float] = []
         for start in range(0, len(seeds), size):
@@ -121,6 +129,15 @@ class Generator:
         if precision not in self._copies or self._copies[precision][0] != weights:
             self._copies[precision] = weights, prepared(self.transformer, precision)
         return self._copies[precision][1]
+
+    def _fixed_step(self, model: CausalTransformer, R: int, B: int, guided: bool, filters: Filters) -> FixedStep:
+        """The compiled step of these shapes and settings; those of another model or of other settings are let go."""
+        clusters = None if filters.cluster_V is None else id(filters.cluster_V)
+        how = id(model), guided, filters._replace(cluster_V=clusters)
+        self._fixed = {key: step for key, step in self._fixed.items() if key[:-1] == how}
+        if (*how, (R, B)) not in self._fixed:
+            self._fixed[*how, (R, B)] = FixedStep(model, R, B, guided, filters)
+        return self._fixed[*how, (R, B)]
 
     def _options(self, overrides: dict[str, Any]) -> dict[str, Any]:
         options = settings_in_range(self.sampling, overrides, self.transformer.codebook_size)

@@ -110,7 +110,8 @@ class ClipGen(Generator):
         guidance_scale, guidance_schedule, temperature, top_k, top_p, min_p, clusters (of codes that are alike: then
         top_k counts these; 0: none), prefix_boost (added to the scores of attention to the prompt), fidelity (the
         cosine at which the Transformer is asked, 0 to 1), bridge (from text to image embeddings:
-        `clipgen.transformer.bridges`), precision (of the Transformer) and batch_size. An image depends on its prompt,
+        `clipgen.transformer.bridges`), precision (of the Transformer), compile (one graph for all tokens, which pays on
+        a GPU) and batch_size. An image depends on its prompt,
         its number, the seed and the settings, and on no other image. Raises UserError for an empty prompt, a setting
         out of range, or a bridge that the model lacks something for.
         """

@@ -23,6 +23,7 @@ class Generate:
     fidelity: float | None = None
     bridge: str | None = None
     precision: str | None = None
+    compile: bool | None = None
     batch_size: int | None = None
     device: str = "auto"
 
@@ -111,7 +112,7 @@ class EvaluateConfig(Generate):
 
 GENERATION = (  # of Generate, for ClipGen
     "guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "min_p", "clusters", "prefix_boost",
-    "fidelity", "bridge", "precision", "batch_size",
+    "fidelity", "bridge", "precision", "compile", "batch_size",
 )  # fmt: skip
 
 

@@ -133,6 +133,14 @@ def test_a_model_told_its_guidance_refuses_what_it_cannot_be_told(pipeline):
     assert len(told.generate_best(PROMPTS[:1], 3, 2, "self")) == 2
 
 
+@pytest.mark.slow
+def test_compiled_pictures_are_the_same(pipeline):
+    asked = [{"seed": 1}, {"seed": 2, "guidance_scale": 1.0}, {"seed": 3, "batch_size": 5}]
+    for how in asked:
+        assert same(*(pixels(pipeline.generate(PROMPTS, n=3, compile=on, **how)) for on in (False, True)))
+    assert len(pipeline._fixed) == 2, "of two sizes of batch; those of other settings are let go"
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_changed_weight_is_sampled_with(pipeline, precision):
     transformer = Transformer(**pipeline.settings["transformer"])
@@ -147,7 +155,7 @@ def test_a_changed_weight_is_sampled_with(pipeline, precision):
 
 
 def test_a_model_of_before_gets_the_new_settings(pipeline):
-    assert {"min_p", "guidance_schedule", "precision", "clusters", "prefix_boost"} <= set(pipeline.sampling)
+    assert {"min_p", "guidance_schedule", "precision", "clusters", "prefix_boost", "compile"} <= set(pipeline.sampling)
 
 
 def test_clusters_are_counted_by_top_k(pipeline, monkeypatch):

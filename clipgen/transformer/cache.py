@@ -3,6 +3,8 @@
 B batch, N heads, T most positions, S new positions, K head size
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -26,3 +28,20 @@ class KVCache(nn.Module):
         self.keys[layer, :, :, self.length : stop] = k_BNSK
         self.values[layer, :, :, self.length : stop] = v_BNSK
         return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]
+
+
+class Slot(NamedTuple):
+    """One place of a cache whose whole length attention is given: shapes stay, and a `Sight` hides what is not there.
+
+    `at_1` is the place, a tensor.
+    """
+
+    cache: KVCache
+    at_1: Tensor
+
+    def extend(self, layer: int, k_BN1K: Tensor, v_BN1K: Tensor) -> tuple[Tensor, Tensor]:
+        """Store a new key and value at the place and return all that there is room for."""
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        keys.index_copy_(2, self.at_1, k_BN1K)
+        values.index_copy_(2, self.at_1, v_BN1K)
+        return keys, values

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from clipgen.transformer.blocks import Block, make_norm
-from clipgen.transformer.cache import KVCache
+from clipgen.transformer.cache import KVCache, Slot
 from clipgen.transformer.condition import Conditioner
 from clipgen.transformer.sight import HIDDEN, Sight, draw_pivots
 
@@ -112,15 +112,30 @@ class CausalTransformer(nn.Module):
     ) -> Tensor:
         """What the head sees of inputs start … start + S - 1, whose attention sees by `sight` (None: all before)."""
         stop = start + x_BSD.shape[1]
-        place, cos, sin = self._positions(start, stop, order_BL)
+        x_BSD = self._through(x_BSD, self._positions(start, stop, order_BL), cache, sight)
+        if cache is not None:
+            cache.length = stop
+        return x_BSD
+
+    def step_at(self, x_B1D: Tensor, to_come_1: Tensor, own_1: Tensor, cache: Slot, sight: Sight) -> Tensor:
+        """Logits (B, V) after one input, as `step`; its places are tensors, so that one graph serves all steps.
+
+        `to_come_1` is the place of the token to come, `own_1` that of the input, counted from the first prefix token.
+        """
+        at = self.place_LD[to_come_1], self.cos_TK[own_1], self.sin_TK[own_1]
+        return self.head(self._through(x_B1D, at, cache, sight)[:, -1])
+
+    def _through(
+        self, x_BSD: Tensor, at: tuple[Tensor, Tensor, Tensor], cache: KVCache | Slot | None, sight: Sight | None
+    ) -> Tensor:
+        """All blocks and the last norm; `at` has the places to come and the turns of the inputs."""
+        place, cos, sin = at
         x_BSD = self.dropout(x_BSD + place)
         for layer, block in enumerate(self.blocks):
             if self.checkpointing and torch.is_grad_enabled():
                 x_BSD = checkpoint(block, x_BSD, cos, sin, cache, layer, sight, use_reentrant=False)
             else:
                 x_BSD = block(x_BSD, cos, sin, cache, layer, sight)
-        if cache is not None:
-            cache.length = stop
         return self.norm(x_BSD)
 
     def _positions(self, start: int, stop: int, order_BL: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,13 +7,16 @@ L image tokens
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from clipgen.errors import UserError
 from clipgen.transformer.model import CausalTransformer
+
+if TYPE_CHECKING:
+    from clipgen.transformer.fixed import FixedStep
 
 GUIDANCE_POWER = 2.75  # RAR's, of its largest models
 SCHEDULES = ("constant", "power_cosine")
@@ -105,6 +108,24 @@ def draw(p_BC: Tensor, uniform_B: Tensor) -> Tensor:
     return torch.searchsorted(cumulative_BC, at_B1, right=True)[:, 0]
 
 
+class Filters(NamedTuple):
+    """What `choices` is told."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    cluster_V: Tensor | None = None
+
+
+def pick(logits_RV: Tensor, uniform_B: Tensor, scale: float | Tensor | None, filters: Filters) -> Tensor:
+    """The token (B, 1) that each image draws; with a guidance `scale` rows B … 2·B - 1 are the null's."""
+    B = len(uniform_B)
+    logits_BV = logits_RV[:B] if scale is None else guide(logits_RV[:B], logits_RV[B : 2 * B], scale)
+    p_BC, code_BC = choices(logits_BV, *filters)
+    return code_BC.gather(1, draw(p_BC, uniform_B)[:, None])
+
+
 def generate(model: CausalTransformer, *arguments, **options) -> Tensor:
     """Tokens (B, h, w); `sample`'s arguments."""
     return sample(model, *arguments, **options).token_Bhw
@@ -127,6 +148,7 @@ def sample(
     negative_BE: Tensor | None = None,
     given: Given | None = None,
     prefer: bool = False,
+    fixed: "Callable[[int, int, bool, Filters], FixedStep] | None" = None,
     on_token: Callable[[], None] | None = None,
 ) -> Sampled:
     """B images' tokens; image i depends on `seeds[i]` and on no other image of the batch.
@@ -138,7 +160,8 @@ def sample(
     `negative_BE` takes the null's place in guidance. A model trained for guidance in one pass (`gft`) is told the scale
     instead, at least 1. Tokens of `given` are kept; a model trained in any order is shown all of them first, any other
     draws each token knowing those before it in raster order. With `prefer` the null is asked whatever the guidance, and
-    the condition without guidance.
+    the condition without guidance. `fixed(R, B, guided, filters)` gives what draws all tokens but the first
+    (clipgen/transformer/fixed.py).
     """
     B, L = len(condition_BE), model.n_tokens
     device = condition_BE.device
@@ -157,7 +180,9 @@ def sample(
     unguided = slice(2 * B, None) if len(prefixes) == 3 else slice(B)
     prefix_RPD = torch.cat([x_BPD.to(model.embed.weight.dtype) for x_BPD, _ in prefixes])
     R = len(prefix_RPD)
-    cache = model.new_cache(R, _dtype(model), device)
+    filters = Filters(temperature, top_k, top_p, min_p, cluster_V)
+    steps = None if fixed is None else fixed(R, B, contrasted, filters)
+    cache = model.new_cache(R, _dtype(model), device) if steps is None else steps.emptied()
     hidden_RP = None if prefixes[0][1] is None else torch.cat([hidden_BP for _, hidden_BP in prefixes])
     pivot_RYQ = model.draw_pivots(generators).repeat(R // B, 1, 1) if model.window else None
     cache.sight = model.sight(R, hidden_RP, pivot_RYQ, prefix_boost)
@@ -175,20 +200,23 @@ def sample(
     if lead:
         token_BL[:, order[:lead]] = shown_BS = given_BL[:, order[:lead]]
         x_RSD = torch.cat([prefix_RPD, model.embed(shown_BS).repeat(R // B, 1, 1)], 1)
+    scales = [scale_at(i, L, guidance_scale, guidance_schedule) if contrasted else None for i in range(L)]
+    if steps is not None:
+        steps.follow(order, scales, cache.sight)
     for i, place in enumerate(order[lead:], lead):
-        logits_RV = step(x_RSD, cache).float()
+        if steps is None or i == lead:
+            logits_RV = step(x_RSD, cache).float()
+            token_B1 = pick(logits_RV, uniform_LB[place], scales[i], filters)
+        else:
+            token_B1, logits_RV = steps(i, token_B1, uniform_LB[place])
         if known[i]:
             token_B1 = given_BL[:, place, None]
-        else:
-            scale = scale_at(i, L, guidance_scale, guidance_schedule)
-            logits_BV = guide(logits_RV[:B], logits_RV[B : 2 * B], scale) if contrasted else logits_RV
-            p_BC, code_BC = choices(logits_BV, temperature, top_k, top_p, min_p, cluster_V)
-            token_B1 = code_BC.gather(1, draw(p_BC, uniform_LB[place])[:, None])
         token_BL[:, place] = token_B1[:, 0]
         if prefer:
             log_p_RV = logits_RV.log_softmax(-1)
             preference_B += (log_p_RV[unguided] - log_p_RV[B : 2 * B]).gather(1, token_B1)[:, 0]
-        x_RSD = model.embed(token_B1.repeat(R // B, 1))
+        if steps is None:
+            x_RSD = model.embed(token_B1.repeat(R // B, 1))
         if on_token:
             on_token()
     return Sampled(token_BL.view(B, *model.grid), preference_B)

@@ -8,6 +8,7 @@ B batch, N heads, S new positions, T all positions, P prefix tokens, L image tok
 K head size, G blocks of queries, C queries in a block, J keys of a block
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -24,21 +25,25 @@ class Sight(NamedTuple):
     """`prefix_BP` is added to the scores of the prefix: `HIDDEN` for padding, above 0 for what is to count for more.
 
     With a `window` an image's token sees of the image the last `window` tokens up to itself, and of those before that
-    only `pivot_BYQ`, counted from the image's first token.
+    only `pivot_BYQ`, counted from the image's first token. What stands behind `at_1`, the place of one new position, is
+    not there yet (None: the new positions are the last).
     """
 
     prefix_BP: Tensor
     window: int = 0  # 0: all
     pivot_BYQ: Tensor | None = None
+    at_1: Tensor | None = None
 
     def bias(self, S: int, T: int, layer: int, like: Tensor) -> Tensor:
-        """What is added to the scores of the last S of T positions, (B, S, T)."""
+        """What is added to the scores of the S new of T positions, (B, S, T)."""
         P = self.prefix_BP.shape[1]
-        bias_BST = unseen(S, T, like) + F.pad(self.prefix_BP.to(like.dtype), (0, T - P))[:, None]
+        at_T = torch.arange(T, device=like.device)
+        at_S1 = at_T[T - S :, None] if self.at_1 is None else self.at_1[:, None]
+        ahead_ST = unseen(S, T, like) if self.at_1 is None else like.new_zeros(T).masked_fill(at_T > at_S1, -math.inf)
+        bias_BST = ahead_ST + F.pad(self.prefix_BP.to(like.dtype), (0, T - P))[:, None]
         if not self.window:
             return bias_BST
-        at_T = torch.arange(T, device=like.device)
-        far_ST = (at_T[T - S :, None] - at_T >= self.window) & (at_T >= P)
+        far_ST = (at_S1 - at_T >= self.window) & (at_T >= P)
         pivot_BQ = (self.pivot_BYQ[:, layer] + P).clamp(max=T)  # T: not there yet
         chosen_BT = torch.zeros(len(pivot_BQ), T + 1, dtype=torch.bool, device=like.device).scatter(1, pivot_BQ, True)
         return bias_BST.masked_fill(far_ST & ~chosen_BT[:, None, :T], float("-inf"))

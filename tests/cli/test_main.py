@@ -28,10 +28,10 @@ KEYS = {
     "direction compare",
     "sample": "model prompts image mix negative mask candidates keep rerank captioner upscale out n seed "
     "guidance_scale guidance_schedule temperature top_k top_p min_p clusters prefix_boost fidelity bridge precision "
-    "batch_size device",
+    "compile batch_size device",
     "caption": "model image n seed temperature top_k top_p out device",
     "evaluate": "model shards world prompts split n seed guidance_scale guidance_schedule temperature top_k top_p "
-    "min_p clusters prefix_boost fidelity bridge precision batch_size out device "
+    "min_p clusters prefix_boost fidelity bridge precision compile batch_size out device "
     "stage name run tokenizer val_samples perturb_prob perturb_neighbours perceptual perceptual_weights fid_weights "
     "dinov2_weights captioner nearest clip",
     "upscale": "model image out seed temperature top_k top_p min_p precision device",
