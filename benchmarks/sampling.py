@@ -14,9 +14,14 @@ prefix's second token, the level.
 The limit is the larger of two times a step: the weights and the filled cache read once at the measured rate of reading,
 and the products of the step at the measured ceiling of the type.
 
+On a GPU the rows are others: 24 × 1024 in bf16, steps compiled to one graph (clipgen/transformer/fixed.py) against the
+same model with a growing cache, uncompiled; the rate of reading is that of copying, both ways counted. Nobody has run
+them yet. `python benchmarks/sampling.py --compiled` prints what compiling does on the machine at hand, at 8 × 512.
+
 ONLY=TEXT runs just the rows that have TEXT in their name.
 """
 
+import itertools
 import os
 import statistics
 import sys
@@ -30,6 +35,7 @@ from table import row, show
 from torch import Tensor, nn
 
 from clipgen.cli.machine import pick_device
+from clipgen.transformer.fixed import FixedStep
 from clipgen.transformer.model import Transformer
 from clipgen.transformer.packed import PackedLinear, prepared
 from clipgen.transformer.sampling import generate
@@ -187,6 +193,47 @@ def limit(model: Transformer, batch: int, precision: str, reading: float, ceilin
     return batch / max(seconds_reading, 2 * batch * weights / ceilings[precision])
 
 
+def rates_of_a_gpu(device: torch.device) -> tuple[float, dict[str, float]]:
+    """Bytes/s of copying 1 GB, read and written; FLOP/s of 8192³ in bf16. Each the best of five."""
+    long, other = (torch.zeros(1 << 28, device=device) for _ in range(2))
+    x = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
+
+    def best(work: Callable[[], object]) -> float:
+        work()
+        return min(timed(lambda: (work(), torch.cuda.synchronize()), 1) for _ in range(5))
+
+    return 8 * len(long) / best(lambda: other.copy_(long)), {"bf16": 2 * 8192**3 / best(lambda: x @ x)}
+
+
+def compiled_rows(
+    device: torch.device, size: tuple[int, int, int], codes: int, batches: tuple[int, ...], machine=None
+) -> list[dict]:
+    """Steps of fixed shapes, compiled, against those of a growing cache; the first batch, which compiles, not timed."""
+    layers, width, heads = size
+    network = Transformer((16, 16), codes, EMBED, width, layers, heads, n_prefix=1).eval().to(device)
+    nn.init.normal_(network.head.weight, std=0.02)
+    found = []
+    for precision, batch in itertools.product(("bf16",) if machine else ("fp32", "bf16"), batches):
+        growing = prepared(network, precision)
+        model = network if precision == "fp32" else growing
+        condition_BE = F.normalize(torch.randn(batch, EMBED, device=device), dim=-1)
+        level_B, made = torch.full((batch,), 0.9, device=device), {}
+
+        def fixed(*how, model=model, made=made) -> FixedStep:
+            made[how[:3]] = made.get(how[:3]) or FixedStep(model, *how)
+            return made[how[:3]]
+
+        def rate(model, asked=(condition_BE, level_B, range(batch)), **how) -> float:
+            work = lambda: generate(model, *asked, top_k=TOP_K, top_p=TOP_P, **how).cpu()  # noqa: E731
+            work()
+            return len(asked[0]) * L / timed(work, 3)
+
+        most = limit(model, batch, precision, *machine) if machine else None
+        name = f"sample {layers}×{width}, B={batch} V={codes} {precision}, compiled"
+        found.append(row(name, "tok/s", rate(model, fixed=fixed), rate(growing), "growing cache", most))
+    return found
+
+
 def rows() -> list[dict]:
     check_layout()
     if folder := os.environ.get("X_TRANSFORMERS"):
@@ -209,20 +256,25 @@ def rows() -> list[dict]:
             slow = uncached_rate(size, codes, batch)
             for kind, rate in ours.items():
                 found.append(row(f"{name} {kind}", "tok/s", rate, slow, "uncached, fp32", limits[kind]))
-            if size == SMALL and batch < 32 and codes == 1024:
-                peers = {"minGPT with past": mingpt_rate}
-                peers |= {"x-transformers": x_transformers_rate} if folder else {}
-                for peer, rate_of in peers.items():
-                    rate = rate_of(size, codes, batch)
-                    found.append(row(f"{name} fp32, {peer}", "tok/s", ours["fp32"], rate, peer, limits["fp32"]))
+            peers = {"minGPT with past": mingpt_rate}
+            peers |= {"x-transformers": x_transformers_rate} if folder else {}
+            for peer, rate_of in peers.items():
+                rate = rate_of(size, codes, batch)
+                found.append(row(f"{name} fp32, {peer}", "tok/s", ours["fp32"], rate, peer, limits["fp32"]))
     if not folder:
         print("x-transformers was not measured: X_TRANSFORMERS is not set")
     return found
 
 
 if __name__ == "__main__":
-    if pick_device("auto").type != "cpu":
-        print("sampling was not measured: steps compiled for a GPU are not built, so this is for a CPU")
-        sys.exit()
     torch.manual_seed(0)
-    show(rows(), "Sampling image tokens, 256 a picture")
+    device, compiled = pick_device("auto"), "--compiled" in sys.argv
+    if compiled:
+        sys.argv.remove("--compiled")
+    if device.type == "cuda":
+        found = compiled_rows(device, LARGE, 16_384, (1, 8, 64, 256), rates_of_a_gpu(device))
+    elif compiled:
+        found = compiled_rows(device, SMALL, 1024, (1, 8))
+    else:
+        found = rows()
+    show(found, "Sampling image tokens, 256 a picture, no guidance")
