@@ -1,15 +1,17 @@
-"""The example of the emoji: what is asked for is nothing that the rest was trained on."""
+"""The examples' sides: what is asked for, or named, is nothing that the rest was trained on."""
 
 import importlib.util
+import io
+import tarfile
 from pathlib import Path
 
 NAMES = [f"thing {i}" for i in range(40)]
 TONES = ("", ", light skin tone", ", dark skin tone")
 
 
-def example():
-    path = Path(__file__).parents[1] / "examples" / "noto_emoji.py"
-    spec = importlib.util.spec_from_file_location("noto_emoji", path)
+def example(name: str):
+    path = Path(__file__).parents[1] / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -23,7 +25,7 @@ def test_emoji_to_ask_for_are_set_aside_with_their_skin_tones(tmp_path, capsys):
         (made / "pictures" / f"{i}.png").write_bytes(name.encode())
         lines += [f"{i}.png\t{caption}" for caption in (name, f"an emoji of {name}", f"{name}, other")]
     (made / "pictures.tsv").write_text("\n".join(lines) + "\n")
-    example().ask(made, out)
+    example("noto_emoji").ask(made, out)
     asked = (out / "asked.txt").read_text().splitlines()
     assert 4 <= len(asked) <= 16 and set(asked) < set(NAMES)
     kept = {path.read_text() for path in (out / "pictures").iterdir()}
@@ -32,3 +34,23 @@ def test_emoji_to_ask_for_are_set_aside_with_their_skin_tones(tmp_path, capsys):
     assert len(rows) == 3 * len(kept) and all((out / "pictures" / file).is_file() for file, _ in rows)
     assert not any(caption == f"an emoji of {name}" for name in asked for _, caption in rows)
     assert f"{len(asked)} names" in capsys.readouterr().out
+
+
+def test_a_photo_of_clothes_is_either_named_or_trained_on(tmp_path, capsys):
+    with tarfile.open(tmp_path / "clothes.tar", "w") as archive:
+        for i in range(40):
+            name = f"clothes/train/{('outwear', 'dress', 'pants')[i % 3]}/{i}.jpg"
+            member = tarfile.TarInfo(name)
+            member.size = len(name)
+            archive.addfile(member, io.BytesIO(name.encode()))
+    example("clothing").split(tmp_path / "clothes.tar", tmp_path / "out")
+    sides = {side: {path.name for path in (tmp_path / "out" / side).iterdir()} for side in ("named", "pictures")}
+    assert not sides["named"] & sides["pictures"] and len(sides["named"] | sides["pictures"]) == 40
+    for side, files in sides.items():
+        rows = [line.split("\t") for line in (tmp_path / "out" / f"{side}.tsv").read_text().splitlines()[1:]]
+        assert {file for file, _ in rows} == files and len(rows) == 2 * len(files)
+        by_class = {"outwear": "a jacket", "dress": "a dress", "pants": "a pair of pants"}
+        for file, caption in rows[::2]:
+            assert by_class[(tmp_path / "out" / side / file).read_text().split("/")[2]] == caption
+    assert (tmp_path / "out" / "prompts.txt").read_text() == "a dress\na jacket\na pair of pants\n"
+    assert "3 classes" in capsys.readouterr().out
