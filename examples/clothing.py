@@ -2,8 +2,8 @@
 
     python examples/clothing.py clothing_128.tar outputs/clothing
 
-makes outputs/clothing/named and outputs/clothing/pictures with a table of captions beside each, and prompts.txt, a class
-a line. Halves are drawn by photo, so that a garment of several photos may stand on both sides.
+makes outputs/clothing/named and outputs/clothing/pictures with a table of captions beside each, and prompts.txt, a
+class a line. Halves are drawn by photo, so that a garment of several photos may stand on both sides.
 """
 
 import hashlib
