@@ -214,6 +214,9 @@ def compiled_rows(
     nn.init.normal_(network.head.weight, std=0.02)
     found = []
     for precision, batch in itertools.product(("bf16",) if machine else ("fp32", "bf16"), batches):
+        name = f"sample {layers}×{width}, B={batch} V={codes} {precision}, compiled"
+        if ONLY not in name:
+            continue
         growing = prepared(network, precision)
         model = network if precision == "fp32" else growing
         condition_BE = F.normalize(torch.randn(batch, EMBED, device=device), dim=-1)
@@ -229,7 +232,6 @@ def compiled_rows(
             return len(asked[0]) * L / timed(work, 3)
 
         most = limit(model, batch, precision, *machine) if machine else None
-        name = f"sample {layers}×{width}, B={batch} V={codes} {precision}, compiled"
         found.append(row(name, "tok/s", rate(model, fixed=fixed), rate(growing), "growing cache", most))
     return found
 

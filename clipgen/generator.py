@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipgen.compiler import check_compiler
 from clipgen.data.transforms import to_uint8
 from clipgen.errors import UserError
 from clipgen.tokenizer.codes import clusters
@@ -20,7 +21,7 @@ from clipgen.transformer import bridges
 from clipgen.transformer.fixed import FixedStep
 from clipgen.transformer.model import CausalTransformer
 from clipgen.transformer.packed import prepared
-from clipgen.transformer.sampling import SCHEDULES, Filters, Given, check_clusters, sample
+from clipgen.transformer.sampling import SCHEDULES, Filters, Given, check_clusters, compute_dtype, sample
 
 LATER = {  # settings that older models lack
     "min_p": 0.0, "guidance_schedule": "constant", "precision": "fp32", "clusters": 0, "prefix_boost": 0.0,
@@ -86,8 +87,8 @@ class Generator:
         size, precision = options.pop("batch_size"), options.pop("precision")
         fidelity, _ = options.pop("fidelity", 1.0), options.pop("bridge", None)
         compiled = options.pop("compile")
-        packed = self._prepared(precision)
-        model = self.transformer if compiled and precision == "fp32" else packed  # no compiler sees into packed weights
+        as_is = compiled and precision == "fp32"  # no compiler sees into packed weights
+        model = self.transformer if as_is else self._prepared(precision)
         options["cluster_V"] = self._clustered(options.pop("clusters"))
         options["fixed"] = partial(self._fixed_step, model) if compiled else None
         images: list[Image.Image] = []
@@ -133,7 +134,8 @@ class Generator:
     def _fixed_step(self, model: CausalTransformer, R: int, B: int, guided: bool, filters: Filters) -> FixedStep:
         """The compiled step of these shapes and settings; those of another model or of other settings are let go."""
         clusters = None if filters.cluster_V is None else id(filters.cluster_V)
-        how = id(model), guided, filters._replace(cluster_V=clusters)
+        how = id(model), compute_dtype(model), guided, filters._replace(cluster_V=clusters)
+        check_compiler(self.device, "compile")
         self._fixed = {key: step for key, step in self._fixed.items() if key[:-1] == how}
         if (*how, (R, B)) not in self._fixed:
             self._fixed[*how, (R, B)] = FixedStep(model, R, B, guided, filters)

@@ -35,6 +35,8 @@ def split(tar: Path, out: Path) -> None:
             (out / side / path.name).write_bytes(archive.extractfile(member).read())
             tables[side] += [f"{path.name}\t{caption}" for caption in captions(path.parent.name)]
             classes.add(captions(path.parent.name)[0])
+    if not classes:
+        raise SystemExit(f"{tar} has no .jpg; give clothing_128.tar")
     for side, lines in tables.items():
         (out / f"{side}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(f"{side}: {(len(lines) - 1) // 2} photos in {out / side}")

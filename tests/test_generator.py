@@ -141,6 +141,12 @@ def test_compiled_pictures_are_the_same(pipeline):
     assert len(pipeline._fixed) == 2, "of two sizes of batch; those of other settings are let go"
 
 
+def test_compiling_without_a_compiler(pipeline, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UserError, match=r"^compile=true: there is no C.. compiler no-such-compiler here; install g"):
+        pipeline.generate(PROMPTS[:1], compile=True)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_changed_weight_is_sampled_with(pipeline, precision):
     transformer = Transformer(**pipeline.settings["transformer"])

@@ -33,7 +33,7 @@ def main(cfg: EvaluateConfig) -> float | None:
         )
     from clipgen.cli.evaluate_generator import captions, compared, held_out, pictures_of, scored, show
     from clipgen.cli.extractors import captioner_of, extractors
-    from clipgen.cli.machine import check_compiler, pick_device
+    from clipgen.cli.machine import pick_device
     from clipgen.cli.say import say_cut
     from clipgen.clip.texts import read_texts
     from clipgen.data.atomic import write_json
@@ -43,8 +43,6 @@ def main(cfg: EvaluateConfig) -> float | None:
     from clipgen.pipeline import ClipGen
 
     pipeline = ClipGen.from_pretrained(cfg.model, pick_device(cfg.device))
-    if cfg.compile:
-        check_compiler(pipeline.device, "compile")
     metrics, told, left_out = {}, {}, {}
     sampling = {key: cfg[key] for key in GENERATION}
     height, width = sides(pipeline.vqgan.image_size)

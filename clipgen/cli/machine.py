@@ -3,7 +3,6 @@
 import os
 import platform
 import resource
-import shutil
 import subprocess
 import sys
 from datetime import datetime
@@ -37,20 +36,6 @@ def pick_precision(trainer: Trainer) -> str:
     if trainer.precision not in ("32-true", "bf16-mixed", "16-mixed"):
         raise UserError(f"trainer.precision={trainer.precision} is unknown; take auto, 32-true, bf16-mixed or 16-mixed")
     return trainer.precision
-
-
-def check_compiler(device: torch.device, key: str = "trainer.compile") -> None:
-    """UserError where torch.compile would find nothing to compile with."""
-    if device.type == "cuda":
-        from torch.utils._triton import has_triton
-
-        if not has_triton():
-            raise UserError(f"{key}=true: there is no triton here; pip install triton, or leave it off")
-    elif not shutil.which(compiler := os.environ.get("CXX", "g++")):
-        raise UserError(
-            f"{key}=true: there is no C++ compiler {compiler} here; install g++, name another in the "
-            "environment variable CXX, or leave it off"
-        )
 
 
 def cores() -> int:

@@ -52,15 +52,13 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
     from tqdm import tqdm
 
     from clipgen.caption_pipeline import Captioner
-    from clipgen.cli.machine import check_compiler, pick_device
+    from clipgen.cli.machine import pick_device
     from clipgen.data.atomic import replacing
     from clipgen.picture import image_grid
     from clipgen.pipeline import ClipGen
     from clipgen.upscaler import Upscaler
 
     pipeline = ClipGen.from_pretrained(cfg.model, pick_device(cfg.device))
-    if cfg.compile:
-        check_compiler(pipeline.device, "compile")
     captioner = None if cfg.captioner is None else Captioner.from_pretrained(cfg.captioner, pipeline.device)
     upscaler = Upscaler.from_pretrained(cfg.upscale, pipeline.device) if cfg.upscale else None
     sampling = {key: cfg[key] for key in GENERATION}

@@ -24,13 +24,14 @@ from clipgen.cli.build import (
 )
 from clipgen.cli.imports import check_inputs, check_start, read_tokenizer, read_transformer
 from clipgen.cli.latents import clip_in_use, latents_in_use
-from clipgen.cli.machine import check_compiler, pick_device
+from clipgen.cli.machine import pick_device
 from clipgen.cli.perceptual import PERCEPTUAL_FILE_KEYS, needs_clip, perceptual_inputs, perceptual_loss
 from clipgen.cli.reconstruction import embedding_reconstruction
 from clipgen.cli.record import Record
 from clipgen.cli.say import say, say_cut
 from clipgen.cli.stage import PREVIEWS, batches, fit, fit_tokens, preview_options, refuse_own, say_used, start
 from clipgen.clip.module import ClipModule, save_open_clip
+from clipgen.compiler import check_compiler
 from clipgen.config import Config, asdict_of
 from clipgen.data.manifest import Manifest
 from clipgen.data.module import CaptionedData, CaptionedLatentData, ImageData, LatentData

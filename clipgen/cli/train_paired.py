@@ -12,10 +12,11 @@ from clipgen.checkpoint import weights_sha256
 from clipgen.cli.build import TOKEN_TRAINING_KEYS, paired_settings
 from clipgen.cli.imports import check_inputs, check_start, read_paired
 from clipgen.cli.latents import latents_in_use
-from clipgen.cli.machine import check_compiler, pick_device
+from clipgen.cli.machine import pick_device
 from clipgen.cli.record import Record
 from clipgen.cli.say import say
 from clipgen.cli.stage import PREVIEWS, batches, fit_tokens, preview_options, refuse_own, say_used, start
+from clipgen.compiler import check_compiler
 from clipgen.config import Config
 from clipgen.data.module import CaptionedLatentData
 from clipgen.data.transforms import to_uint8

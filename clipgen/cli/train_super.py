@@ -11,9 +11,10 @@ from clipgen.checkpoint import weights_sha256
 from clipgen.cli.build import TOKEN_TRAINING_KEYS, upscale_settings
 from clipgen.cli.imports import check_inputs, check_start, read_tokens_model
 from clipgen.cli.latents import latents_in_use
-from clipgen.cli.machine import check_compiler, pick_device
+from clipgen.cli.machine import pick_device
 from clipgen.cli.record import Record
 from clipgen.cli.stage import PREVIEWS, batches, fit_tokens, refuse_own, start
+from clipgen.compiler import check_compiler
 from clipgen.config import Config, asdict_of
 from clipgen.data.module import LargeLatentData
 from clipgen.data.transforms import to_uint8

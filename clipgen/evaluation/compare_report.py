@@ -163,7 +163,16 @@ def main_table(arms: Arms, metrics: Mapping[str, Any]) -> str:
         "Bold: the best mean of a column, whether or not others lie in its interval. Circular: a judge that took part "
         "in training or choosing, so that the figure flatters; it is never the best."
     )
-    return f'<p class="prose">{lead}</p>{metric_tables(arms, metrics)}'
+    return f'<p class="prose">{escape(lead + of_one_seed(arms))}</p>{metric_tables(arms, metrics)}'
+
+
+def of_one_seed(arms: Arms) -> str:
+    """A sentence on the arms of a single seed among others of more; empty where there are none."""
+    seeds = {name: len(arm.get("about", {}).get("seeds") or ()) for name, arm in arms.items()}
+    few = [name for name, n in seeds.items() if n == 1]
+    if len(few) in (0, len(seeds)):
+        return ""
+    return f" Of one seed, so that the interval speaks of prompts only: {', '.join(few)}."
 
 
 def second_table(content: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
@@ -224,7 +233,7 @@ def captions_needed(arms: Arms, metrics: Mapping[str, Any]) -> str:
     if not (panels := [panel for panel in panels if panel]):
         return ""
     lead = "Arms that need captions, with a share of them; clipgen uses none: the dashed line, with its interval."
-    return f'<p class="prose">{lead}</p><div class="charts">{"".join(panels)}</div>'
+    return f'<p class="prose">{escape(lead + of_one_seed(arms))}</p><div class="charts">{"".join(panels)}</div>'
 
 
 def grids(folder: Path, found: Mapping[str, Any], arms: Arms, notes: list[str]) -> str:

@@ -94,7 +94,7 @@ def of_likeliest_clusters(logits_BV: Tensor, cluster_V: Tensor, temperature: flo
     To draw a code of these is to draw one of the clusters by its sum, then a code of it (CogView2, arXiv 2204.14217).
     """
     p_BV = (logits_BV / max(temperature, 1e-6)).softmax(-1)
-    sum_BN = p_BV.new_zeros(len(p_BV), int(cluster_V.max()) + 1).index_add_(1, cluster_V, p_BV)
+    sum_BN = torch.zeros_like(p_BV).index_add_(1, cluster_V, p_BV)  # as many columns as codes: ids are below
     best_Bk = sum_BN.topk(top_k, -1).indices
     kept_BN = torch.zeros_like(sum_BN, dtype=torch.bool).scatter_(1, best_Bk, True)
     return logits_BV.masked_fill(~kept_BN[:, cluster_V], float("-inf"))
@@ -182,7 +182,7 @@ def sample(
     R = len(prefix_RPD)
     filters = Filters(temperature, top_k, top_p, min_p, cluster_V)
     steps = None if fixed is None else fixed(R, B, contrasted, filters)
-    cache = model.new_cache(R, _dtype(model), device) if steps is None else steps.emptied()
+    cache = model.new_cache(R, compute_dtype(model), device) if steps is None else steps.emptied()
     hidden_RP = None if prefixes[0][1] is None else torch.cat([hidden_BP for _, hidden_BP in prefixes])
     pivot_RYQ = model.draw_pivots(generators).repeat(R // B, 1, 1) if model.window else None
     cache.sight = model.sight(R, hidden_RP, pivot_RYQ, prefix_boost)
@@ -222,6 +222,7 @@ def sample(
     return Sampled(token_BL.view(B, *model.grid), preference_B)
 
 
-def _dtype(model: CausalTransformer) -> torch.dtype:
+def compute_dtype(model: CausalTransformer) -> torch.dtype:
+    """That of its activations."""
     device = model.place_LD.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.place_LD.dtype

@@ -257,7 +257,9 @@ def test_side_questions_may_have_fewer_seeds(clipgen, machine, unmeasured, words
         "clipgen": [3, 4], "paired": [3, 4], "paired_50pct": [3]
     }  # fmt: skip
     assert content["equal_images"]["arms"]["paired"]["about"]["seeds"] == [3] and not content["unfinished"]
-    assert "Of seed 3 alone." in Path("outputs/side/report.html").read_text(encoding="utf-8")
+    page = Path("outputs/side/report.html").read_text(encoding="utf-8")
+    assert "Of seed 3 alone." in page
+    assert "Of one seed, so that the interval speaks of prompts only: paired_50pct." in page
     said = one_line(clipgen(*words, *arms, "compare.side_seeds=3"))
     assert "compare.side_seeds=3 of 2 seeds; take 1 to 2" in said
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from clipgen.paired.model import PairedTransformer
 from clipgen.transformer.fixed import FixedStep
 from clipgen.transformer.model import Transformer
-from clipgen.transformer.sampling import Given, sample
+from clipgen.transformer.sampling import Filters, Given, sample
 
 SEEDS = range(5)
 ASKED = [
@@ -68,9 +68,18 @@ def test_texts_with_padding_and_sparse_attention(more):
 
 
 def test_numbers_out_of_reach_do_no_harm():
-    """What is hidden has weight 0, so that it must not be NaN either."""
-    step = FixedStep(transformer(), 5, 5, False, None, compiled=False)
-    assert not step.cache.keys.any() and not step.cache.values.any()
+    """What is hidden has weight 0, so that it must not be NaN either, as after a batch of broken weights."""
+    model = transformer()
+    step = FixedStep(model, 5, 5, False, Filters(), compiled=False)
+    for tensor in step.cache.buffers():
+        tensor.fill_(torch.nan)
+    found = sample(model, *condition(), SEEDS, fixed=lambda *_: step)
+    assert torch.equal(found.token_Bhw, sample(model, *condition(), SEEDS).token_Bhw)
+
+
+def test_half_precision_by_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        check(transformer(), condition(), {"guidance_scale": 2.0})
 
 
 @pytest.mark.slow
