@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipgen.compiler import check_compiler
 from clipgen.data.transforms import to_uint8
 from clipgen.errors import UserError
 from clipgen.tokenizer.codes import clusters
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer import bridges
+from clipgen.transformer.compiler import check_compiler
 from clipgen.transformer.fixed import FixedStep
 from clipgen.transformer.model import CausalTransformer
 from clipgen.transformer.packed import prepared

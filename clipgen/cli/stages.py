@@ -31,7 +31,6 @@ from clipgen.cli.record import Record
 from clipgen.cli.say import say, say_cut
 from clipgen.cli.stage import PREVIEWS, batches, fit, fit_tokens, preview_options, refuse_own, say_used, start
 from clipgen.clip.module import ClipModule, save_open_clip
-from clipgen.compiler import check_compiler
 from clipgen.config import Config, asdict_of
 from clipgen.data.manifest import Manifest
 from clipgen.data.module import CaptionedData, CaptionedLatentData, ImageData, LatentData
@@ -44,6 +43,7 @@ from clipgen.tokenizer.compiled import compile_in_place
 from clipgen.tokenizer.module import VQGANModule
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.bridges import bridge, of_texts
+from clipgen.transformer.compiler import check_compiler
 from clipgen.transformer.condition import centre
 from clipgen.transformer.model import Transformer
 from clipgen.transformer.module import TransformerModule

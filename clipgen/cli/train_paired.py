@@ -16,7 +16,6 @@ from clipgen.cli.machine import pick_device
 from clipgen.cli.record import Record
 from clipgen.cli.say import say
 from clipgen.cli.stage import PREVIEWS, batches, fit_tokens, preview_options, refuse_own, say_used, start
-from clipgen.compiler import check_compiler
 from clipgen.config import Config
 from clipgen.data.module import CaptionedLatentData
 from clipgen.data.transforms import to_uint8
@@ -27,6 +26,7 @@ from clipgen.paired.text import FILE, Text
 from clipgen.picture import image_grid
 from clipgen.ranks import from_rank_zero
 from clipgen.tokenizer.vqgan import VQGAN
+from clipgen.transformer.compiler import check_compiler
 from clipgen.transformer.sampling import generate
 
 CAPTIONED = 320  # pixels of a picture under its caption, so that the words fit

@@ -14,11 +14,11 @@ from clipgen.cli.latents import latents_in_use
 from clipgen.cli.machine import pick_device
 from clipgen.cli.record import Record
 from clipgen.cli.stage import PREVIEWS, batches, fit_tokens, refuse_own, start
-from clipgen.compiler import check_compiler
 from clipgen.config import Config, asdict_of
 from clipgen.data.module import LargeLatentData
 from clipgen.data.transforms import to_uint8
 from clipgen.picture import image_grid
+from clipgen.transformer.compiler import check_compiler
 from clipgen.upscale.model import UpscaleTransformer
 from clipgen.upscale.module import UpscaleModule
 from clipgen.upscale.sampling import upscale
