@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from clipgen.bf16 import bf16_pays
 from clipgen.check import check_clip
 from clipgen.check.sampling import check_sampling
 from clipgen.cli.build import load_clip_once, load_tokenizer, tokenizer_path
@@ -122,13 +123,16 @@ def encoders_of(
 
 
 def _faster(cfg: Config, make, batch_size: int) -> Encoders:
-    """bf16 where it holds on the first pictures; latents that are there already go on as they were begun."""
+    """bf16 where it is faster and holds on the first pictures; latents that are there go on as they were begun."""
     exact = make("fp32")
     if Manifest.exists(cfg.latents):
         made: dict[str, Any] = Manifest.load(cfg.latents, "latents").made_by
         same_clip = made["clip"]["fingerprint"] == exact.identity["clip"]["fingerprint"]  # wherever its folder is now
         if made["tokenizer"] == exact.identity["tokenizer"] and same_clip and "precision" in made["encode"]:
             return make(made["encode"]["precision"])
+    if not bf16_pays(exact.device.type):
+        print("  encode.precision=fp32  (bf16 is the slower on this device)", flush=True)
+        return exact
     tokens, cosine = agreement(cfg.shards, exact, make("bf16"), batch_size)
     chosen = "bf16" if holds(tokens, cosine) else "fp32"
     print(

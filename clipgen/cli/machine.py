@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from clipgen.bf16 import bf16_pays
 from clipgen.config import Trainer
 from clipgen.errors import UserError
 
@@ -30,9 +31,9 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def pick_precision(trainer: Trainer) -> str:
-    """bf16 matrices with float32 weights, unless told otherwise."""
+    """`auto` takes bf16 matrices with float32 weights, or float32 for all where bf16 is not the faster."""
     if trainer.precision == "auto":
-        return "bf16-mixed"
+        return "bf16-mixed" if bf16_pays(pick_device(trainer.device).type) else "32-true"
     if trainer.precision not in ("32-true", "bf16-mixed", "16-mixed"):
         raise UserError(f"trainer.precision={trainer.precision} is unknown; take auto, 32-true, bf16-mixed or 16-mixed")
     return trainer.precision

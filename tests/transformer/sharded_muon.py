@@ -1,4 +1,6 @@
-"""One of two processes: how far Muon's step of a shared-out matrix is from that of the whole; then of its halves."""
+"""One of two processes: how far a Muon's step of a shared-out matrix is from that of the whole; then of its halves."""
+
+import sys
 
 import torch
 import torch.distributed as dist
@@ -6,14 +8,17 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
+from clipgen.transformer.optim import Float32Muon
+
 torch.manual_seed(0)
+MUON = {"torch": torch.optim.Muon, "float32": Float32Muon}[sys.argv[1]]
 WEIGHT, GRADIENT = torch.randn(48, 33), torch.randn(48, 33)
 
 
 def moved(weight: Tensor, gradient: Tensor) -> Tensor:
     parameter = torch.nn.Parameter(weight.clone())
     parameter.grad = gradient.clone()
-    torch.optim.Muon([parameter], 0.02, weight_decay=0.0).step()
+    MUON([parameter], 0.02, weight_decay=0.0).step()
     return parameter.detach()
 
 

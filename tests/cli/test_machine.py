@@ -1,0 +1,33 @@
+"""What `auto` takes on the machine at hand."""
+
+import json
+
+import pytest
+
+from clipgen.cli import latents, machine
+from clipgen.cli.machine import pick_precision
+from clipgen.config import Trainer
+from clipgen.errors import UserError
+
+
+@pytest.mark.parametrize(("pays", "taken"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_training_is_in_bf16_where_that_pays_unless_told_otherwise(monkeypatch, pays, taken):
+    monkeypatch.setattr(machine, "bf16_pays", lambda device: pays)
+    assert pick_precision(Trainer(device="cpu")) == taken
+    for told in ("32-true", "bf16-mixed", "16-mixed"):
+        assert pick_precision(Trainer(device="cpu", precision=told)) == told
+    with pytest.raises(UserError, match=r"trainer\.precision=fp8 is unknown"):
+        pick_precision(Trainer(device="cpu", precision="fp8"))
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_encoding_is_tried_in_bf16_where_that_pays(monkeypatch, clipgen, tokenizer, tiny, run_folder, tmp_path, pays):
+    monkeypatch.setattr(latents, "bf16_pays", lambda device: pays)
+    monkeypatch.setattr(latents, "agreement", lambda *_: (0.999, 0.9999) if pays else pytest.fail("was tried"))
+    words = [f"shards={run_folder / 'shards'}", f"latents={tmp_path / 'latents'}", tokenizer, *tiny]
+    outcome = clipgen("encode", *words)
+    assert outcome.status == 0, outcome.error
+    kind, why = ("bf16", "in bf16 99.90% of the tokens") if pays else ("fp32", "bf16 is the slower on this device")
+    assert f"encode.precision={kind}  ({why}" in outcome.said
+    made = json.loads((tmp_path / "latents" / "manifest.json").read_text())["made_by"]["encode"]
+    assert made["precision"] == kind
