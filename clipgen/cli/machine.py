@@ -15,6 +15,7 @@ import torch
 from clipgen.bf16 import bf16_pays
 from clipgen.config import Trainer
 from clipgen.errors import UserError
+from clipgen.ranks import from_rank_zero
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -33,7 +34,8 @@ def pick_device(wanted: str) -> torch.device:
 def pick_precision(trainer: Trainer) -> str:
     """`auto` takes bf16 matrices with float32 weights, or float32 for all where bf16 is not the faster."""
     if trainer.precision == "auto":
-        return "bf16-mixed" if bf16_pays(pick_device(trainer.device).type) else "32-true"
+        pays = from_rank_zero(lambda: bf16_pays(pick_device(trainer.device).type))
+        return "bf16-mixed" if pays else "32-true"
     if trainer.precision not in ("32-true", "bf16-mixed", "16-mixed"):
         raise UserError(f"trainer.precision={trainer.precision} is unknown; take auto, 32-true, bf16-mixed or 16-mixed")
     return trainer.precision

@@ -73,7 +73,8 @@ class TokenModule(pl.LightningModule):
 
     def configure_optimizers(self):
         beside = [] if self.aux is None else self.aux.parameters()
-        return make_optimizers(self.transformer, self.optimizer, self.lr, self.muon_lr, self.weight_decay, beside)
+        rates, float32 = (self.lr, self.muon_lr), self.trainer.precision == "32-true"
+        return make_optimizers(self.transformer, self.optimizer, *rates, self.weight_decay, beside, float32)
 
     def training_step(self, batch: dict, _: int) -> None:
         optimizers = self.optimizers()

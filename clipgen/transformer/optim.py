@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from clipgen.bf16 import bf16_pays
-
 MUON, ADAMW = KINDS = ("muon", "adamw")
 
 
@@ -27,9 +25,15 @@ def parameter_groups(model: nn.Module) -> tuple[list[Tensor], list[Tensor], list
 
 
 def make_optimizers(
-    model: nn.Module, kind: str, lr: float, muon_lr: float, weight_decay: float, beside: Iterable[Tensor] = ()
+    model: nn.Module,
+    kind: str,
+    lr: float,
+    muon_lr: float,
+    weight_decay: float,
+    beside: Iterable[Tensor] = (),
+    float32: bool = False,
 ) -> list[Optimizer]:
-    """[AdamW, Muon] or [AdamW]; AdamW also trains the matrices `beside` the model."""
+    """[AdamW, Muon] or [AdamW]; AdamW also trains the matrices `beside` the model. Muon computes in bf16 or float32."""
     matrices, decayed, plain = parameter_groups(model)
     decayed += beside
     if kind == ADAMW:
@@ -37,15 +41,15 @@ def make_optimizers(
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizers: list[Optimizer] = [torch.optim.AdamW(groups, lr, betas=(0.9, 0.95), fused=True)]
     if matrices:
-        muon = torch.optim.Muon if bf16_pays(matrices[0].device.type) else Float32Muon
+        muon = Float32Muon if float32 else torch.optim.Muon
         optimizers.append(muon(matrices, muon_lr, weight_decay=weight_decay))
     return optimizers
 
 
 class Float32Muon(torch.optim.Muon):
-    """torch's Muon, which orthogonalises in bf16, doing so in float32: for a device on which bf16 does not pay.
+    """torch's Muon, which orthogonalises in bf16, doing so in float32. States are interchangeable.
 
-    States are interchangeable. https://kellerjordan.github.io/posts/muon
+    https://kellerjordan.github.io/posts/muon
     """
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from clipgen.data.module import LatentData
 from clipgen.transformer.loss import Reconstruction
 from clipgen.transformer.model import Transformer
 from clipgen.transformer.module import TransformerModule
-from clipgen.transformer.optim import parameter_groups
+from clipgen.transformer.optim import Float32Muon, parameter_groups
 
 STEPS = 40
 ARCHITECTURE = dict(
@@ -210,8 +210,16 @@ def test_muon_gets_the_matrices_of_the_blocks_and_nothing_else():
     assert {"embed.weight", "place_LD", "conditioner.null_PD", "conditioner.level.bias", "norm.weight"} < plain
 
 
-def test_adamw_alone_has_every_parameter_once_and_decays_the_matrices():
+@pytest.mark.parametrize(("precision", "kind"), [("bf16-mixed", torch.optim.Muon), ("32-true", Float32Muon)])
+def test_muon_computes_in_float32_where_all_else_does(make_trainer, precision, kind):
+    trained = module()
+    trained.trainer = make_trainer(precision=precision)
+    assert type(trained.configure_optimizers()[1]) is kind
+
+
+def test_adamw_alone_has_every_parameter_once_and_decays_the_matrices(make_trainer):
     trained = module(optimizer="adamw", weight_decay=0.3, aux_weight=0.1)
+    trained.trainer = make_trainer()
     (adamw,) = trained.configure_optimizers()
     decayed, plain = ({id(p) for p in group["params"]} for group in adamw.param_groups)
     assert not decayed & plain and decayed | plain == {id(p) for p in trained.parameters()}
@@ -220,8 +228,10 @@ def test_adamw_alone_has_every_parameter_once_and_decays_the_matrices():
         assert (id(parameter) in plain) == spared, name
 
 
-def test_weight_decay_spares_embeddings_and_vectors():
-    adamw, muon = module(weight_decay=0.3).configure_optimizers()
+def test_weight_decay_spares_embeddings_and_vectors(make_trainer):
+    trained = module(weight_decay=0.3)
+    trained.trainer = make_trainer()
+    adamw, muon = trained.configure_optimizers()
     assert [group["weight_decay"] for group in adamw.param_groups] == [0.3, 0.0]
     assert [group["weight_decay"] for group in muon.param_groups] == [0.3]
 
