@@ -5,6 +5,8 @@ import io
 import tarfile
 from pathlib import Path
 
+from PIL import Image
+
 NAMES = [f"thing {i}" for i in range(40)]
 TONES = ("", ", light skin tone", ", dark skin tone")
 
@@ -54,3 +56,21 @@ def test_a_photo_of_clothes_is_either_named_or_trained_on(tmp_path, capsys):
             assert by_class[(tmp_path / "out" / side / file).read_text().split("/")[2]] == caption
     assert (tmp_path / "out" / "prompts.txt").read_text() == "a dress\na jacket\na pair of pants\n"
     assert "3 classes" in capsys.readouterr().out
+
+
+def test_a_clip_of_clothes_is_asked_for_the_class_of_a_photo(tmp_path, capsys, tiny_clip_folder):
+    folder = tmp_path / "out"
+    for side in ("named", "pictures"):
+        (folder / side).mkdir(parents=True)
+        lines = ["file\tcaption"]
+        for i in range(4):  # all alike, so that one class is right and the other is not
+            Image.new("RGB", (32, 32), "red").save(folder / side / f"{i}.jpg")
+            thing = "dress" if i == 3 else "hat"
+            lines += [f"{i}.jpg\ta {thing}", f"{i}.jpg\ta photo of a {thing}"]
+        (folder / f"{side}.tsv").write_text("\n".join(lines) + "\n")
+    (folder / "prompts.txt").write_text("a dress\na hat\n")
+    example("clothing").classes(folder, tiny_clip_folder)
+    named, pictures = capsys.readouterr().out.splitlines()
+    for line, side in ((named, "named"), (pictures, "pictures")):
+        assert line.startswith(side) and "of 4 photos" in line
+        assert ("75.0%" in line or "25.0%" in line) and line.count("50.0%") == 2  # by class, and chance
