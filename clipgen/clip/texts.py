@@ -55,4 +55,6 @@ def read_texts(path: str | Path, name: str, what: str = "caption") -> list[str]:
     texts = [line for line in lines if line]
     if not texts:
         raise UserError(f"{name} has no {what} in it; give a text file with one {what} a line")
+    if "caption" in texts[0].split("\t")[1:]:  # as `clipgen prep` takes it
+        raise UserError(f"{name} is a table; give a text file with its captions alone, one a line")
     return texts

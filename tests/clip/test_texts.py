@@ -34,7 +34,13 @@ def test_ones_own_captions_come_first(tmp_path, tiny_clip_folder):
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "cannot be read"), (b"", "has no caption"), (b" \n\n", "has no caption"), (b"\xff\xfe", "UTF-8")],
+    [
+        (None, "cannot be read"),
+        (b"", "has no caption"),
+        (b" \n\n", "has no caption"),
+        (b"\xff\xfe", "UTF-8"),
+        (b"file\tcaption\n1.png\ta cat\n", "is a table"),
+    ],
 )
 def test_a_file_that_is_of_no_use(tmp_path, content, says):
     path = tmp_path / "captions.txt"
