@@ -116,7 +116,7 @@ def choose(cfg: Config, facts: Facts) -> list[Choice]:
         m.train, "transformer.train.lr", 3e-3 if m.train.optimizer == "muon" else 1e-3, f"optimizer {m.train.optimizer}"
     )
 
-    shortest = min(t.train.steps, m.train.steps)
+    shortest = cfg.clip.train.steps if cfg.stage == "clip" else min(t.train.steps, m.train.steps)
     fill(cfg.trainer, "trainer.val_every", _between(1, shortest // 8, 2000), f"{shortest} steps")
     fill(cfg.trainer, "trainer.grid_every", _between(1, shortest // 8, 2000), f"{shortest} steps")
     fill(cfg.prep, "prep.workers", facts.cores, f"{facts.cores} CPU cores")

@@ -82,6 +82,13 @@ OWN = {
 }  # fmt: skip
 
 
+def test_a_clip_is_validated_by_its_own_steps():
+    cfg = config("stage=clip", "clip.train.steps=80", "tokenizer.image_size=32")
+    choices = choose(cfg, Facts(1000, 32, False, 2))
+    assert cfg.trainer.val_every == cfg.trainer.grid_every == 10
+    assert next(choice.reason for choice in choices if choice.key == "trainer.val_every") == "80 steps"
+
+
 @pytest.mark.parametrize("gpu, cores", MACHINES)
 def test_what_the_user_set_is_never_changed(gpu, cores):
     for count in (1, len(OWN)):
