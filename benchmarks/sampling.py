@@ -5,7 +5,8 @@ torch's TransformerEncoderLayer in eval mode (so its fused path), one prefix tok
 head with a bias over every position, then top-k 500 and top-p 0.95, in float32. Before it is timed, its logits must be
 those of the published layout's tensors, written out. Its steps are timed at every 16th length (batch 32, and 24 layers:
 every 32nd), and their mean is taken. Ours samples with the same filters, in float32 with packed weights as
-`clipgen sample` does on a CPU, in bf16 with bf16 weights, without guidance; packing and casting are in its time.
+`clipgen sample` does on a CPU, and in bf16 with bf16 weights where that pays, without guidance; packing and casting are
+in its time.
 "minGPT" is taming-transformers' copy of it with `sample_with_past`, "x-transformers" its AutoregressiveWrapper, both
 with top-k 500 only; the latter needs X_TRANSFORMERS=FOLDER, made by `pip install --no-deps --target FOLDER
 x-transformers==2.31.10 torch-einops-utils==0.2.0 einx==0.4.3 einops loguru`. No peer has the
@@ -34,6 +35,7 @@ import torch.nn.functional as F
 from table import row, show
 from torch import Tensor, nn
 
+from clipgen.bf16 import bf16_pays
 from clipgen.cli.machine import pick_device
 from clipgen.transformer.fixed import FixedStep
 from clipgen.transformer.model import Transformer
@@ -179,10 +181,8 @@ def rates_of_the_machine() -> tuple[float, dict[str, float]]:
     reading = 4 * len(long) / min(timed(long.sum, 1) for _ in range(5))
     linear, x = nn.Linear(2048, 2048, bias=False), torch.randn(2048, 2048)
     pack, half, x_half = PackedLinear(linear), linear.weight.detach().bfloat16(), x.bfloat16()
-    return reading, {
-        "fp32": 2 * 2048**3 / min(timed(lambda: pack(x), 1) for _ in range(5)),
-        "bf16": 2 * 2048**3 / min(timed(lambda: x_half @ half, 1) for _ in range(5)),
-    }
+    products = {"fp32": lambda: pack(x)} | ({"bf16": lambda: x_half @ half} if bf16_pays("cpu") else {})
+    return reading, {kind: 2 * 2048**3 / min(timed(work, 1) for _ in range(5)) for kind, work in products.items()}
 
 
 def limit(model: Transformer, batch: int, precision: str, reading: float, ceilings: dict) -> float:
@@ -253,7 +253,7 @@ def rows() -> list[dict]:
         for batch, name in names.items():
             if ONLY not in name:
                 continue
-            ours = {kind: our_rate(model, batch, kind) for kind in ("fp32", "bf16")}
+            ours = {kind: our_rate(model, batch, kind) for kind in machine[1]}
             limits = {kind: limit(model, batch, kind, *machine) for kind in ours}
             slow = uncached_rate(size, codes, batch)
             for kind, rate in ours.items():
