@@ -20,6 +20,12 @@ def test_training_is_in_bf16_where_that_pays_unless_told_otherwise(monkeypatch, 
         pick_precision(Trainer(device="cpu", precision="fp8"))
 
 
+def test_all_ranks_take_what_the_first_finds(monkeypatch):
+    monkeypatch.setattr(machine, "bf16_pays", lambda device: False)
+    monkeypatch.setattr(machine, "from_rank_zero", lambda make: True)
+    assert pick_precision(Trainer(device="cpu")) == "bf16-mixed"
+
+
 @pytest.mark.parametrize("pays", [True, False])
 def test_encoding_is_tried_in_bf16_where_that_pays(monkeypatch, clipgen, tokenizer, tiny, run_folder, tmp_path, pays):
     monkeypatch.setattr(latents, "bf16_pays", lambda device: pays)

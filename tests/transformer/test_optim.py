@@ -1,4 +1,4 @@
-"""Muon in float32 is torch's Muon but for its rounding, and taken where all else is in float32."""
+"""Muon in float32 is torch's Muon but for its rounding (tests/transformer/test_module.py: where it is taken)."""
 
 import copy
 
@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clipgen.transformer.model import Transformer
-from clipgen.transformer.optim import Float32Muon, make_optimizers, newton_schulz
+from clipgen.transformer.optim import Float32Muon, newton_schulz
 
 KINDS = (torch.optim.Muon, Float32Muon)
 
@@ -56,9 +55,3 @@ def test_a_matrix_without_gradient_stays_and_a_closure_gives_the_loss():
 
     assert optimizer.step(closure) == 6
     assert (used < 1).all() and (unused == 1).all()
-
-
-@pytest.mark.parametrize(("float32", "kind"), [(False, torch.optim.Muon), (True, Float32Muon)])
-def test_it_is_taken_where_it_is_asked_for(float32, kind):
-    made = make_optimizers(Transformer((2, 3), 20, 4, 32, 1, 2), "muon", 1e-3, 0.02, 0.1, float32=float32)
-    assert [type(each) for each in made] == [torch.optim.AdamW, kind]
