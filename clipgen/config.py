@@ -242,6 +242,7 @@ class Comparison:
     side_seeds: int | None = None  # of the seeds, how many have parts of the captions and equal pictures; null: all
     lr_factors: list[float] = field(default_factory=lambda: [1.0])
     trials: int = 8
+    chosen: str | None = None  # compare.json of an earlier comparison, whose choices are taken instead of trials
     development: int = 1  # pictures of a prompt
     test: int = 4
     prompts: int = 200  # of each split, where captions or those of `prompts_file` are the prompts

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from clipgen.cli.choices import Choice, earlier_choices
 from clipgen.config import Comparison, Config
 from clipgen.errors import UserError
 
@@ -35,6 +36,8 @@ def main(cfg: Config) -> None:
         steps, cost = compared.batches[variant.name], costs[variant.name]
         say(f"{variant.name}: {steps['flops']:,} batches of {cost.batch}, {steps['flops'] * cost.flops:.3g} FLOPs")
     compared.pictures  # noqa: B018 and what is wrong with its files
+    if cfg.compare.chosen:
+        compared.chosen = compared.chosen_before()
     compared.make_latents()
     for seed in cfg.compare.seeds:
         compared.do_seed(seed)
@@ -98,7 +101,7 @@ class Compared:
         self.cfg, self.words, self.out = cfg, words, Path(cfg.out)
         self.commands = Steps(self.out / "steps.json")
         self.arms, self.costs, self.batches, self.variants = {}, {}, {}, []
-        self.chosen: dict[str, tuple[float, dict[str, Any]]] = {}  # variant → factor of its learning rate, and settings
+        self.chosen: dict[str, Choice] = {}  # by variant
         self.tested: dict[tuple[str, str, int], tuple[Job, dict[str, Any]]] = {}  # table, variant, seed
         self.failed: set[Job] = set()
         self.unfinished: dict[tuple[str, int], str] = {}  # variant, seed → why
@@ -166,7 +169,7 @@ class Compared:
         side = c.side_seeds is None or seed in c.seeds[: c.side_seeds]
         tables = ("flops", "images") if c.equal_images and side else ("flops",)
         variants = self.variants if side else main_variants(self.variants)
-        if seed == c.seeds[0]:
+        if seed == c.seeds[0] and not c.chosen:
             known = tables if len(c.lr_factors) == 1 else ("flops",)  # with nothing to choose none waits for a choice
             tried = {
                 each.name: [Job(each, seed, self.batches[each.name]["flops"], factor) for factor in c.lr_factors]
@@ -184,7 +187,7 @@ class Compared:
                 if self.failed.isdisjoint(jobs):
                     self.choose(name, jobs)
         wanted = {
-            (table, each.name, seed): Job(each, seed, self.batches[each.name][table], self.chosen[each.name][0])
+            (table, each.name, seed): Job(each, seed, self.batches[each.name][table], self.chosen[each.name].lr_factor)
             for each in variants
             for table in tables
             if each.name in self.chosen
@@ -198,7 +201,7 @@ class Compared:
         """Asked the test prompts, once."""
         arm = self.arms[job.variant.arm].cfg.compare.arm
         n = arm.keep if arm.candidates else self.cfg.compare.test
-        return job, self.asked(job).test(self.chosen[job.variant.name][1], n, arm.candidates)
+        return job, self.asked(job).test(self.chosen[job.variant.name].asked, n, arm.candidates)
 
     def choose(self, name: str, jobs: list[Job]) -> None:
         """The learning rate by one trial each, then how to ask by `compare.trials`, all on development prompts."""
@@ -212,10 +215,17 @@ class Compared:
         model = self.asked(job)
         tried = [(each, model.trial(each, n)) for each in self.ways(arm)]
         asked, value = best(tried, lambda each: each[1])
-        self.chosen[name] = job.lr_factor, asked
+        rates = len(jobs) - 1  # the rate that is kept is asked in this way once more, and counted once
+        self.chosen[name] = Choice(job.lr_factor, asked, c.trials + rates)
         content = {"lr_factor": job.lr_factor, "asked": asked, "value": value}
         content["tried"] = [{**a, "value": v} for a, v in tried]
         write_json(self.out / "arms" / name / "chosen.json", content)
+
+    def chosen_before(self) -> dict[str, Choice]:
+        """By an earlier comparison, so that nothing is tried."""
+        rates = {each.name: self.arms[each.arm].cfg.transformer.train.lr for each in self.variants}
+        choices = {each.name: set(self.arms[each.arm].first) for each in self.variants}
+        return earlier_choices(self.cfg.compare.chosen, rates, choices)
 
     def ways(self, arm) -> list[dict[str, Any]]:
         """How an arm is asked in its trials."""

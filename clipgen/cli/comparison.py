@@ -38,7 +38,7 @@ def content(compared: "Compared") -> dict[str, Any]:
             "images_of_a_prompt": {"development": cfg.compare.development, "test": cfg.compare.test},
         },
         "budget": {"flops": reference * cost.flops, "images": reference * cost.batch},
-        "trainings_at_once": cfg.compare.jobs,
+        "trainings_at_once": cfg.compare.jobs, "chosen_before": cfg.compare.chosen,
         "clip": clip_cost(load_clip_once(cfg.clip.model, cfg.clip.pretrained)),
         "metrics": _judged(compared) | pictures.metrics,
         "left_out": [{"metric": name, "why": why} for name, why in pictures.left_out.items()],
@@ -99,17 +99,17 @@ def about_of(compared: "Compared", variant, tests: list[tuple["Job", dict[str, A
     arm = compared.arms[variant.arm]
     stages = [json.loads((compared.folder(job) / arm.cfg.stage / "stage.json").read_text()) for job, _ in tests]
     train = arm.cfg.transformer.train
-    t, own, c = arm.cfg.tokenizer, arm.cfg.compare.arm, compared.cfg.compare
-    rates = len(c.lr_factors) - 1  # the rate that is kept is asked in this way once more, and counted once
+    t, own = arm.cfg.tokenizer, arm.cfg.compare.arm
     peaks = [stage["peak_memory_mb"] for stage in stages if stage.get("peak_memory_mb")]
-    chosen = compared.chosen[variant.name][1]
+    chosen = compared.chosen[variant.name]
     return {
         "conditioned_on": own.conditioned_on, "asked_with": own.asked_with, "captions_share": variant.captions_share,
         "tokenizer": f"{t.quantizer}, {t.codebook_size} codes" + (", its own" if arm.own_tokenizer else ""),
         "parameters": cost.size.blocks, "embedding_parameters": cost.size.embedding + sum(cost.size.heads.values()),
         "seeds": [job.seed for job, _ in tests], "steps": job.steps, "lr": train.lr * job.lr_factor,
-        "muon_lr": train.muon_lr * job.lr_factor if train.optimizer == "muon" else None, "chosen": chosen,
-        "trials": c.trials + rates, "training_flops": job.steps * cost.flops, "images_seen": job.steps * cost.batch,
+        "muon_lr": train.muon_lr * job.lr_factor if train.optimizer == "muon" else None,
+        "chosen": dict(chosen.asked), "trials": chosen.trials,
+        "training_flops": job.steps * cost.flops, "images_seen": job.steps * cost.batch,
         "seconds": round(float(np.mean([stage["seconds"] for stage in stages])), 1),
         "peak_memory_mb": max(peaks, default=None),
         "tokens_per_s": round(float(np.mean([test["tokens_per_s"] for _, test in tests])), 1),

@@ -139,8 +139,11 @@ def intro(content: Mapping[str, Any]) -> str:
         else ""
     )
     if is_number(prompts.get("development")) and is_number(prompts.get("test")):
+        how = f"on {prompts['development']} development prompts, with as many trials for each arm"
+        if content.get("chosen_before"):
+            how = "by an earlier comparison"
         words.append(
-            f"Settings were chosen on {prompts['development']} development prompts, with as many trials for each arm; "
+            f"Settings were chosen {how}; "
             f"the figures are of {prompts['test']} test prompts, which were asked once{of_each}."
         )
     words.append(f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''}: {', '.join(map(str, seeds))}." if seeds else "")

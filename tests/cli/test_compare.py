@@ -246,6 +246,43 @@ def test_learning_rates_are_tried_with_the_first_seed_and_the_best_is_kept(clipg
     assert [word for each in machine.words for word in each if word == "transformer.train.lr=0.002"]
 
 
+def test_what_an_earlier_comparison_chose_serves_more_seeds(clipgen, machine, unmeasured, words):
+    words = [*words, "compare.equal_images=false"]
+    assert clipgen(*words, "compare.lr_factors=[2,0.5]", "compare.seeds=[3]").status == 0
+    earlier, ran = found(), len(machine.trained)
+    Answers.trials.clear()
+    chosen = "compare.chosen=outputs/side/compare.json"
+    outcome = clipgen(*words, "out=more", chosen, "compare.lr_factors=[2,0.5]", "compare.seeds=[4,5]")
+    assert outcome.status == 0, outcome.error
+    assert Counter(machine.trained[ran:]) == {f"{arm} {seed}": 1 for arm in ARMS for seed in (4, 5)}
+    assert not Answers.trials
+    content = found(Path("more"))
+    for arm in ARMS:
+        for key in ("lr", "muon_lr", "chosen", "trials"):
+            assert content["arms"][arm]["about"][key] == earlier["arms"][arm]["about"][key], (arm, key)
+    assert content["arms"]["clipgen"]["about"]["lr"] == 5e-4
+    assert "chosen by an earlier comparison" in Path("more/report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("[1]", "is no comparison's compare.json"),
+        ("{", "is no comparison's compare.json"),
+        ('{"arms": {"clipgen": {"about": {}}}}', "chose nothing for plain_swap, clip_gen_paper, only for clipgen"),
+        ({"clipgen": {}, "plain_swap": {}, "clip_gen_paper": {}}, "does not say how clipgen is trained"),
+        ({arm: {"lr": 1e-3, "chosen": {"top_k": 0}, "trials": 4} for arm in ARMS}, "chose top_k for clipgen, whose"),
+    ],
+)
+def test_a_file_that_chose_otherwise_is_one_line(clipgen, machine, words, one_line, content, said):
+    if isinstance(content, dict):
+        content = json.dumps({"arms": {name: {"about": about} for name, about in content.items()}})
+    if content:
+        Path("earlier.json").write_text(content, encoding="utf-8")
+    assert said in one_line(clipgen(*words, "compare.chosen=earlier.json")) and not machine.words
+
+
 def test_side_questions_may_have_fewer_seeds(clipgen, machine, unmeasured, words, one_line):
     arms = ["compare.arms=[clipgen,paired]", "compare.captions_shares=[1,0.5]", "compare.seeds=[3,4]"]
     assert clipgen(*words, *arms, "compare.side_seeds=1").status == 0
