@@ -8,17 +8,17 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from clipgen.transformer.optim import Float32Muon
+from clipgen.transformer.optim import Muon
 
 torch.manual_seed(0)
-MUON = {"torch": torch.optim.Muon, "float32": Float32Muon}[sys.argv[1]]
+DTYPE = getattr(torch, sys.argv[1])
 WEIGHT, GRADIENT = torch.randn(48, 33), torch.randn(48, 33)
 
 
 def moved(weight: Tensor, gradient: Tensor) -> Tensor:
     parameter = torch.nn.Parameter(weight.clone())
     parameter.grad = gradient.clone()
-    MUON([parameter], 0.02, weight_decay=0.0).step()
+    Muon([parameter], 0.02, DTYPE, weight_decay=0.0).step()
     return parameter.detach()
 
 
