@@ -45,11 +45,10 @@ def percent(figure: Mapping[str, float]) -> str:
 
 
 def side_by_side(folder: Path, grids: Mapping) -> Image.Image:
-    """The same prompts, one picture of each arm, with the arms' names above."""
+    """The same prompts, one picture of each arm, in their order; few arms leave no room for their names."""
     arms = grids["arms"]
     images = [Image.open(folder / paths[row][0]) for row in range(ROWS) for paths in arms.values()]
-    first, *others = grids["prompts"][:ROWS]
-    return image_grid(images, len(arms), [f"{first}   (from the left: {', '.join(arms)})", *others], cell=128)
+    return image_grid(images, len(arms), grids["prompts"][:ROWS], cell=128)
 
 
 def main() -> None:
@@ -61,6 +60,7 @@ def main() -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     (DOCS / "results" / f"{folder.name}.json").write_text(text, encoding="utf-8")
     side_by_side(folder, grids).save(DOCS / f"{folder.name}.png", optimize=True)
+    print(f"from the left: {', '.join(grids['arms'])}")
     print(table(content["arms"]), table_of_sets(content["arms"]), table(content["equal_images"]["arms"]), sep="\n\n")
     for each in content["differences"]:
         if each["metric"] == "judge.all":
