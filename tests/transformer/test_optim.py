@@ -35,8 +35,9 @@ def moved(kinds: list[type[torch.optim.Muon]], shape: tuple[int, int], **setting
 def test_its_steps_are_those_of_torch_and_so_are_its_states(kind, shape, settings):
     theirs, ours = (moved([each] * 3, shape, **settings) for each in (torch.optim.Muon, kind))
     there_and_back = moved([torch.optim.Muon, kind, torch.optim.Muon], shape, **settings)
+    rounding = 0.05 if kind is Muon and max(shape) > 1.5 * min(shape) else 0.03  # bf16 rounds theirs by 0.4 to 1.2 %
     for made in (ours, there_and_back):
-        assert (made - theirs).norm() < 0.05 * theirs.norm()  # bf16 rounds theirs by 0.4 to 1.2 %, and ours if long
+        assert (made - theirs).norm() < rounding * theirs.norm()
 
 
 def matrix(shape: tuple[int, int], decades: float) -> Tensor:
