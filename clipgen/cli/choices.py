@@ -1,11 +1,11 @@
 """How a variant is trained and asked, as an earlier comparison chose it (`compare.chosen`)."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipgen.config import TransformerTraining
 from clipgen.errors import UserError
 
 
@@ -18,33 +18,39 @@ class Choice:
     trials: int
 
 
-def earlier_choices(file: str, rates: Mapping[str, float], choices: Mapping[str, set[str]]) -> dict[str, Choice]:
+def earlier_choices(
+    file: str, trains: Mapping[str, TransformerTraining], choices: Mapping[str, set[str]]
+) -> dict[str, Choice]:
     """Of each variant, from the compare.json of another comparison; UserError where that does not have it.
 
-    `rates` are the learning rates of the variants' arms, `choices` what may be chosen for each.
+    `trains` has the learning rates that the variants ship with, `choices` what may be chosen for each.
     """
-    where = f"compare.chosen={file}"
-    try:
-        arms = {name: arm["about"] for name, arm in json.loads(Path(file).read_text(encoding="utf-8"))["arms"].items()}
-    except OSError as problem:
-        raise UserError(f"{where} cannot be read: {problem.strerror or problem}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{where} is no comparison's compare.json") from None
-    if missing := [name for name in rates if name not in arms]:
+    from clipgen.evaluation.compare_report import read_comparison
+
+    where, arms = f"compare.chosen={file}", read_comparison(Path(file))["arms"]
+    if missing := [name for name in trains if name not in arms]:
         raise UserError(
             f"{where} chose nothing for {', '.join(missing)}, only for {', '.join(arms)}; narrow compare.arms and "
             "compare.captions_shares, or leave compare.chosen out"
         )
     found = {}
-    for name, rate in rates.items():
+    for name, train in trains.items():
         try:
-            lr, asked, trials = float(arms[name]["lr"]), dict(arms[name]["chosen"]), int(arms[name]["trials"])
+            about = arms[name]["about"]
+            lr, muon_lr, asked, trials = about["lr"], about["muon_lr"], dict(about["chosen"]), int(about["trials"])
+            factor = float(f"{lr / train.lr:.6g}")  # the quotient of two decimals is not quite the factor
         except (KeyError, TypeError, ValueError):
             raise UserError(f"{where} does not say how {name} is trained and asked") from None
+        own = train.muon_lr * factor if train.optimizer == "muon" else None
+        if muon_lr != own and (muon_lr is None or own is None or abs(muon_lr - own) > 1e-6 * own):
+            raise UserError(
+                f"{where} trained {name} with lr={lr} and muon_lr={muon_lr}, which are no common multiple of "
+                f"transformer.train.lr={train.lr} and muon_lr={train.muon_lr}; give what it was given"
+            )
         if set(asked) != choices[name]:
             raise UserError(
                 f"{where} chose {', '.join(sorted(asked))} for {name}, whose compare.arm.choices are "
                 f"{', '.join(sorted(choices[name]))}; compare with the arms that it compared, or leave it out"
             )
-        found[name] = Choice(float(f"{lr / rate:.6g}"), asked, trials)
+        found[name] = Choice(factor, asked, trials)
     return found

@@ -35,9 +35,9 @@ def main(cfg: Config) -> None:
     for variant in compared.variants:
         steps, cost = compared.batches[variant.name], costs[variant.name]
         say(f"{variant.name}: {steps['flops']:,} batches of {cost.batch}, {steps['flops'] * cost.flops:.3g} FLOPs")
-    compared.pictures  # noqa: B018 and what is wrong with its files
     if cfg.compare.chosen:
         compared.chosen = compared.chosen_before()
+    compared.pictures  # noqa: B018 and what is wrong with its files
     compared.make_latents()
     for seed in cfg.compare.seeds:
         compared.do_seed(seed)
@@ -223,9 +223,9 @@ class Compared:
 
     def chosen_before(self) -> dict[str, Choice]:
         """By an earlier comparison, so that nothing is tried."""
-        rates = {each.name: self.arms[each.arm].cfg.transformer.train.lr for each in self.variants}
+        trains = {each.name: self.arms[each.arm].cfg.transformer.train for each in self.variants}
         choices = {each.name: set(self.arms[each.arm].first) for each in self.variants}
-        return earlier_choices(self.cfg.compare.chosen, rates, choices)
+        return earlier_choices(self.cfg.compare.chosen, trains, choices)
 
     def ways(self, arm) -> list[dict[str, Any]]:
         """How an arm is asked in its trials."""

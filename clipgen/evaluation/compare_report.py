@@ -64,12 +64,15 @@ def write_comparison(folder: Path) -> Path:
     return path
 
 
-def read_comparison(folder: Path) -> dict[str, Any]:
-    path = folder / FILE
+def read_comparison(path: Path) -> dict[str, Any]:
+    """What a compare.json holds, or the one in a folder that `clipgen compare` made; UserError where it holds none."""
+    path = path / FILE if path.is_dir() else path
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: give the folder that `clipgen compare` made") from None
+    except OSError as problem:
+        raise UserError(f"{path} cannot be read: {problem.strerror}") from problem
     except ValueError as problem:
         raise UserError(f"{path} is no JSON ({problem}); {AGAIN}") from problem
     if not isinstance(content, dict) or not isinstance(content.get("arms"), dict):

@@ -74,8 +74,9 @@ class Muon(torch.optim.Muon):
             state["momentum_buffer"] = torch.zeros_like(grad_RC)
         momentum_RC = state["momentum_buffer"].lerp_(grad_RC, 1 - group["momentum"])
         update_RC = grad_RC.lerp(momentum_RC, group["momentum"]) if group["nesterov"] else momentum_RC
+        update_RC = update_RC.to(self.dtype)
         whole_RC = update_RC.full_tensor() if isinstance(update_RC, DTensor) else update_RC
-        made_RC = newton_schulz(whole_RC.to(self.dtype), group["ns_coefficients"], group["ns_steps"], group["eps"])
+        made_RC = newton_schulz(whole_RC, group["ns_coefficients"], group["ns_steps"], group["eps"])
         if isinstance(update_RC, DTensor):  # every rank has computed the whole and keeps its part
             made_RC = distribute_tensor(made_RC, update_RC.device_mesh, update_RC.placements, src_data_rank=None)
         rows, columns = parameter.shape

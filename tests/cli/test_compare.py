@@ -24,6 +24,7 @@ SMALL = (
 )  # fmt: skip
 METRICS = ("judge.foreground", "judge.background", "judge.shape", "judge.all")
 ARMS = ("clipgen", "plain_swap", "clip_gen_paper")
+ABOUT = {"lr": 1e-3, "muon_lr": 0.02, "chosen": {"top_k": 0}, "trials": 4}
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +252,7 @@ def test_what_an_earlier_comparison_chose_serves_more_seeds(clipgen, machine, un
     assert clipgen(*words, "compare.lr_factors=[2,0.5]", "compare.seeds=[3]").status == 0
     earlier, ran = found(), len(machine.trained)
     Answers.trials.clear()
-    chosen = "compare.chosen=outputs/side/compare.json"
+    chosen = "compare.chosen=outputs/side"
     outcome = clipgen(*words, "out=more", chosen, "compare.lr_factors=[2,0.5]", "compare.seeds=[4,5]")
     assert outcome.status == 0, outcome.error
     assert Counter(machine.trained[ran:]) == {f"{arm} {seed}": 1 for arm in ARMS for seed in (4, 5)}
@@ -267,12 +268,14 @@ def test_what_an_earlier_comparison_chose_serves_more_seeds(clipgen, machine, un
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "cannot be read: No such file or directory"),
-        ("[1]", "is no comparison's compare.json"),
-        ("{", "is no comparison's compare.json"),
+        (None, "earlier.json does not exist"),
+        ("[1]", "earlier.json is no comparison: it has no arms"),
+        ("{", "earlier.json is no JSON"),
         ('{"arms": {"clipgen": {"about": {}}}}', "chose nothing for plain_swap, clip_gen_paper, only for clipgen"),
         ({"clipgen": {}, "plain_swap": {}, "clip_gen_paper": {}}, "does not say how clipgen is trained"),
-        ({arm: {"lr": 1e-3, "chosen": {"top_k": 0}, "trials": 4} for arm in ARMS}, "chose top_k for clipgen, whose"),
+        ({arm: ABOUT for arm in ARMS}, "chose top_k for clipgen, whose"),
+        ({arm: ABOUT | {"muon_lr": 0.03} for arm in ARMS}, "lr=0.001 and muon_lr=0.03, which are no common multiple"),
+        ({arm: ABOUT | {"muon_lr": None} for arm in ARMS}, "lr=0.001 and muon_lr=None, which are no common multiple"),
     ],
 )
 def test_a_file_that_chose_otherwise_is_one_line(clipgen, machine, words, one_line, content, said):
