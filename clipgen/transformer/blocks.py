@@ -104,12 +104,13 @@ def attend(q_BNSK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor, bias_BST: Tensor | No
     The kernel is chosen by device and length.
     """
     (B, N, S, K), T = q_BNSK.shape, k_BNTK.shape[2]
-    if q_BNSK.device.type != "cpu" or T > PLAIN_ATTENTION_UP_TO:
+    one_call = S == 1 and q_BNSK.dtype == torch.float32  # a step of sampling takes as long as its calls
+    if q_BNSK.device.type != "cpu" or one_call or T > PLAIN_ATTENTION_UP_TO:
         if bias_BST is not None:
             return F.scaled_dot_product_attention(q_BNSK, k_BNTK, v_BNTK, attn_mask=bias_BST[:, None])
         assert S in (1, T), (S, T)  # torch counts its causal mask from the first position, not from the last
         return F.scaled_dot_product_attention(q_BNSK, k_BNTK, v_BNTK, is_causal=S > 1)
-    if S == 1:  # keys times query: they are read as they lie, which bf16 needs more than fp32
+    if S == 1:  # keys times query: they are read as they lie, which bf16 needs
         scores_BN1T = (k_BNTK @ (q_BNSK * K**-0.5).transpose(-1, -2)).transpose(-1, -2)
         if bias_BST is not None:
             scores_BN1T = scores_BN1T + bias_BST[:, None]
@@ -121,5 +122,6 @@ def attend(q_BNSK: Tensor, k_BNTK: Tensor, v_BNTK: Tensor, bias_BST: Tensor | No
 
 
 def rotate(x_BNSK: Tensor, cos_SK: Tensor, sin_SK: Tensor) -> Tensor:
-    first, second = x_BNSK.chunk(2, -1)
-    return x_BNSK * cos_SK.to(x_BNSK.dtype) + torch.cat([-second, first], -1) * sin_SK.to(x_BNSK.dtype)
+    """x · cos + (x, its halves swapped) · sin; `sin_SK` is negative in the first half (`rotary`)."""
+    cos_SK, sin_SK = cos_SK.to(x_BNSK.dtype), sin_SK.to(x_BNSK.dtype)
+    return torch.addcmul(x_BNSK * cos_SK, x_BNSK.roll(x_BNSK.shape[-1] // 2, -1), sin_SK)

@@ -241,15 +241,16 @@ def rotary_2d(h: int, w: int, head_dim: int, n_prefix: int, base: float) -> tupl
 
     Prefix tokens do not turn, so that attention to them knows where in the image it stands.
     """
-    if head_dim % 4:
-        raise ValueError(f"head size is {head_dim}; 2-D rotary positions need a multiple of 4 (width / heads)")
     rows_L = torch.arange(1, h + 1).repeat_interleave(w)
     columns_L = torch.arange(1, w + 1).repeat(h)
-    angles_TK = F.pad(rotary_angles(rows_L, columns_L, head_dim, base), (0, 0, n_prefix, 0))
-    return angles_TK.cos(), angles_TK.sin()
+    return rotary(F.pad(rows_L, (n_prefix, 0)), F.pad(columns_L, (n_prefix, 0)), head_dim, base)
 
 
-def rotary_angles(rows_L: Tensor, columns_L: Tensor, head_dim: int, base: float) -> Tensor:
-    """The turns (L, K) of tokens at these places."""
+def rotary(rows_L: Tensor, columns_L: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (L, K) of tokens at these places, the latter negative in the first half, as `rotate` needs."""
+    if head_dim % 4:
+        raise ValueError(f"head size is {head_dim}; 2-D rotary positions need a multiple of 4 (width / heads)")
     turns_F = base ** -(torch.arange(0, head_dim // 4) / (head_dim // 4))
-    return torch.cat([rows_L[:, None] * turns_F, columns_L[:, None] * turns_F], 1).repeat(1, 2)
+    angles_LH = torch.cat([rows_L[:, None] * turns_F, columns_L[:, None] * turns_F], 1)  # H = K / 2
+    cos_LH, sin_LH = angles_LH.cos(), angles_LH.sin()
+    return torch.cat([cos_LH, cos_LH], 1), torch.cat([-sin_LH, sin_LH], 1)

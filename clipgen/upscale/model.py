@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from clipgen.transformer.cache import KVCache
-from clipgen.transformer.model import CausalTransformer, rotary_angles
+from clipgen.transformer.model import CausalTransformer, rotary
 from clipgen.upscale.windows import SCALE
 
 
@@ -48,8 +48,8 @@ class UpscaleTransformer(CausalTransformer):
         if style == "modern":
             rows_S = SCALE * torch.arange(h).repeat_interleave(w) + (SCALE + 1) / 2  # places count from 1
             columns_S = SCALE * torch.arange(w).repeat(h) + (SCALE + 1) / 2
-            angles_SK = rotary_angles(rows_S, columns_S, width // heads, rope_base)
-            self.cos_TK[: h * w], self.sin_TK[: h * w] = angles_SK.cos(), angles_SK.sin()
+            turns = rotary(rows_S, columns_S, width // heads, rope_base)
+            self.cos_TK[: h * w], self.sin_TK[: h * w] = turns
         self.head = nn.Linear(width, codebook_size, bias=style != "modern")
         self.initialise()
         nn.init.normal_(self.place_of_small_SD, std=0.02)

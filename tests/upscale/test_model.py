@@ -38,7 +38,7 @@ def test_a_token_knows_the_small_window_and_the_tokens_before_it(style):
 
 def test_a_small_token_stands_in_the_middle_of_the_four_that_it_becomes():
     network = model(window=(2, 3))
-    angles_TF = torch.atan2(network.sin_TK, network.cos_TK)[:, :8]  # below half a turn: small places
+    angles_TF = torch.atan2(network.sin_TK, network.cos_TK)[:, 8:]  # below half a turn: small places
     rows_T, columns_T = angles_TF[:, 0], angles_TF[:, 4]  # the fastest turns, one radian a place
     large = [(row, column) for row in range(1, 5) for column in range(1, 7)]
     for i, (row, column) in enumerate((row, column) for row in range(2) for column in range(3)):
