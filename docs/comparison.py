@@ -14,18 +14,17 @@ from clipgen.picture import image_grid
 
 DOCS = Path(__file__).parent
 JUDGED = ("foreground", "background", "shape", "size", "all", "held_out.all")
-OF_SETS = ("fid_k.0", "fid_k.4", "cmmd", "precision", "recall", "diversity", "nearest.mean")
+OF_SETS = ("clip.score", "fid_k.0", "fid_k.4", "cmmd", "precision", "recall", "diversity", "nearest.mean")
 ROWS = 5  # prompts in the picture
 
 
 def table(arms: Mapping[str, Mapping]) -> str:
-    """Of each arm what it was given, and what the judge says of it."""
-    lines = [
-        "| | batches | " + " | ".join(name.replace("_", " ") for name in JUDGED) + " |",
-        "|---" * (2 + len(JUDGED)) + "|",
-    ]
+    """Of each arm what it was given, and what the judge says of it; without a judge, 100 times the CLIP score."""
+    judged = [f"judge.{each}" for each in JUDGED] if is_judged(arms) else ["clip.score"]
+    names = (name.removeprefix("judge.").replace("_", " ") for name in judged)
+    lines = ["| | batches | " + " | ".join(names) + " |", "|---" * (2 + len(judged)) + "|"]
     for name, figures in arms.items():
-        cells = [percent(figures[key]) if (key := f"judge.{each}") in figures else "—" for each in JUDGED]
+        cells = [percent(figures[key]) if key in figures else "—" for key in judged]
         lines.append(f"| `{name}` | {figures['about']['steps']:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -37,6 +36,10 @@ def table_of_sets(arms: Mapping[str, Mapping]) -> str:
         cells = [f"{figures[each]['mean']:.3g}" if each in figures else "—" for each in OF_SETS]
         lines.append(f"| `{name}` | {' | '.join(cells)} | {about['seconds']:.0f} | {about['tokens_per_s']:,.0f} |")
     return "\n".join(lines)
+
+
+def is_judged(arms: Mapping[str, Mapping]) -> bool:
+    return any("judge.all" in figures for figures in arms.values())
 
 
 def percent(figure: Mapping[str, float]) -> str:
@@ -62,8 +65,9 @@ def main() -> None:
     side_by_side(folder, grids).save(DOCS / f"{folder.name}.png", optimize=True)
     print(f"from the left: {', '.join(grids['arms'])}")
     print(table(content["arms"]), table_of_sets(content["arms"]), table(content["equal_images"]["arms"]), sep="\n\n")
+    metric = "judge.all" if is_judged(content["arms"]) else "clip.score"
     for each in content["differences"]:
-        if each["metric"] == "judge.all":
+        if each["metric"] == metric:
             print(f"{each['a']} - {each['b']}: {percent(each)} points")
     for bar in content["bars"]:
         print(bar)
