@@ -6,7 +6,7 @@ head with a bias over every position, then top-k 500 and top-p 0.95, in float32.
 those of the published layout's tensors, written out. Its steps are timed at every 16th length (batch 32, and 24 layers:
 every 32nd), and their mean is taken. Ours samples with the same filters, in float32 with packed weights as
 `clipgen sample` does on a CPU, and in bf16 with bf16 weights where that pays, without guidance; packing and casting are
-in its time.
+in its time. "compiled" is compile=true: steps of fixed shapes in one graph, the first batch, which makes it, not timed.
 "minGPT" is taming-transformers' copy of it with `sample_with_past`, "x-transformers" its AutoregressiveWrapper, both
 with top-k 500 only; the latter needs X_TRANSFORMERS=FOLDER, made by `pip install --no-deps --target FOLDER
 x-transformers==2.31.10 torch-einops-utils==0.2.0 einx==0.4.3 einops loguru`. No peer has the
@@ -15,14 +15,12 @@ prefix's second token, the level.
 The limit is the larger of two times a step: the weights and the filled cache read once at the measured rate of reading,
 and the products of the step at the measured ceiling of the type.
 
-On a GPU the rows are others: 24 × 1024 in bf16, steps compiled to one graph (clipgen/transformer/fixed.py) against the
-same model with a growing cache, uncompiled; the rate of reading is that of copying, both ways counted. Nobody has run
-them yet. `python benchmarks/sampling.py --compiled` prints what compiling does on the machine at hand, at 8 × 512.
+On a GPU the rows are others: 24 × 1024 in bf16, compiled against the same model with a growing cache, uncompiled; the
+rate of reading is that of copying, both ways counted. Nobody has run them yet.
 
 ONLY=TEXT runs just the rows that have TEXT in their name.
 """
 
-import itertools
 import os
 import statistics
 import sys
@@ -44,6 +42,7 @@ from clipgen.transformer.sampling import generate
 
 L, EMBED = 256, 512
 TOP_K, TOP_P = 500, 0.95
+FILTERS = {"top_k": TOP_K, "top_p": TOP_P}
 SMALL, LARGE = (8, 512, 8), (24, 1024, 16)  # layers, width, heads
 ONLY = os.environ.get("ONLY", "")
 
@@ -128,13 +127,35 @@ def uncached_rate(size: tuple[int, int, int], codes: int, batch: int) -> float:
 
 
 def our_rate(model: Transformer, batch: int, precision: str) -> float:
-    condition_BE = F.normalize(torch.randn(batch, EMBED), dim=-1)
-    level_B = torch.full((batch,), 0.9)
+    asked = conditions(model, batch)
+    return batch * L / timed(lambda: generate(prepared(model, precision), *asked, **FILTERS), 2)
+
+
+def conditions(model: Transformer, batch: int) -> tuple[Tensor, Tensor, range]:
+    device = model.place_LD.device
+    condition_BE = F.normalize(torch.randn(batch, EMBED, device=device), dim=-1)
+    return condition_BE, torch.full((batch,), 0.9, device=device), range(batch)
+
+
+def steady_rate(model: Transformer, batch: int, **how) -> float:
+    """Of a prepared model, a first batch not timed."""
+    asked = conditions(model, batch)
 
     def work() -> None:
-        generate(prepared(model, precision), condition_BE, level_B, range(batch), top_k=TOP_K, top_p=TOP_P)
+        generate(model, *asked, **FILTERS, **how).cpu()
 
-    return batch * L / timed(work, 2)
+    work()
+    return batch * L / timed(work, 3)
+
+
+def compiled_rate(model: Transformer, batch: int) -> float:
+    made = {}
+
+    def fixed(*how) -> FixedStep:
+        made[how[:3]] = made.get(how[:3]) or FixedStep(model, *how)
+        return made[how[:3]]
+
+    return steady_rate(model, batch, fixed=fixed)
 
 
 def top_k_only(logits_BV: Tensor, top_k: int, top_p: float | None) -> Tensor:
@@ -205,34 +226,16 @@ def rates_of_a_gpu(device: torch.device) -> tuple[float, dict[str, float]]:
     return 8 * len(long) / best(lambda: other.copy_(long)), {"bf16": 2 * 8192**3 / best(lambda: x @ x)}
 
 
-def compiled_rows(
-    device: torch.device, size: tuple[int, int, int], codes: int, batches: tuple[int, ...], machine=None
-) -> list[dict]:
-    """Steps of fixed shapes, compiled, against those of a growing cache; the first batch, which compiles, not timed."""
-    layers, width, heads = size
+def rows_of_a_gpu_s_model(device: torch.device) -> list[dict]:
+    machine, (layers, width, heads), codes = rates_of_a_gpu(device), LARGE, 16_384
     network = Transformer((16, 16), codes, EMBED, width, layers, heads, n_prefix=1).eval().to(device)
     nn.init.normal_(network.head.weight, std=0.02)
-    found = []
-    for precision, batch in itertools.product(("bf16",) if machine else ("fp32", "bf16"), batches):
-        name = f"sample {layers}×{width}, B={batch} V={codes} {precision}, compiled"
-        if ONLY not in name:
-            continue
-        growing = prepared(network, precision)
-        model = network if precision == "fp32" else growing
-        condition_BE = F.normalize(torch.randn(batch, EMBED, device=device), dim=-1)
-        level_B, made = torch.full((batch,), 0.9, device=device), {}
-
-        def fixed(*how, model=model, made=made) -> FixedStep:
-            made[how[:3]] = made.get(how[:3]) or FixedStep(model, *how)
-            return made[how[:3]]
-
-        def rate(model, asked=(condition_BE, level_B, range(batch)), **how) -> float:
-            work = lambda: generate(model, *asked, top_k=TOP_K, top_p=TOP_P, **how).cpu()  # noqa: E731
-            work()
-            return len(asked[0]) * L / timed(work, 3)
-
-        most = limit(model, batch, precision, *machine) if machine else None
-        found.append(row(name, "tok/s", rate(model, fixed=fixed), rate(growing), "growing cache", most))
+    model, found = prepared(network, "bf16"), []
+    for batch in (1, 8, 64, 256):
+        name = f"sample {layers}×{width}, B={batch} V={codes} bf16, compiled"
+        if ONLY in name:
+            rates = compiled_rate(model, batch), steady_rate(model, batch)
+            found.append(row(name, "tok/s", *rates, "growing cache", limit(model, batch, "bf16", *machine)))
     return found
 
 
@@ -258,6 +261,8 @@ def rows() -> list[dict]:
             slow = uncached_rate(size, codes, batch)
             for kind, rate in ours.items():
                 found.append(row(f"{name} {kind}", "tok/s", rate, slow, "uncached, fp32", limits[kind]))
+                one_graph = compiled_rate(prepared(model, kind), batch)
+                found.append(row(f"{name} {kind}, compiled", "tok/s", one_graph, slow, "uncached, fp32", limits[kind]))
             peers = {"minGPT with past": mingpt_rate}
             peers |= {"x-transformers": x_transformers_rate} if folder else {}
             for peer, rate_of in peers.items():
@@ -270,13 +275,6 @@ def rows() -> list[dict]:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    device, compiled = pick_device("auto"), "--compiled" in sys.argv
-    if compiled:
-        sys.argv.remove("--compiled")
-    if device.type == "cuda":
-        found = compiled_rows(device, LARGE, 16_384, (1, 8, 64, 256), rates_of_a_gpu(device))
-    elif compiled:
-        found = compiled_rows(device, SMALL, 1024, (1, 8))
-    else:
-        found = rows()
+    device = pick_device("auto")
+    found = rows_of_a_gpu_s_model(device) if device.type == "cuda" else rows()
     show(found, "Sampling image tokens, 256 a picture, no guidance")

@@ -86,9 +86,7 @@ class Generator:
             )
         size, precision = options.pop("batch_size"), options.pop("precision")
         fidelity, _ = options.pop("fidelity", 1.0), options.pop("bridge", None)
-        compiled = options.pop("compile")
-        as_is = compiled and precision == "fp32"  # no compiler sees into packed weights
-        model = self.transformer if as_is else self._prepared(precision)
+        compiled, model = options.pop("compile"), self._prepared(precision)
         options["cluster_V"] = self._clustered(options.pop("clusters"))
         options["fixed"] = partial(self._fixed_step, model) if compiled else None
         images: list[Image.Image] = []

@@ -110,10 +110,10 @@ class ClipGen(Generator):
         guidance_scale, guidance_schedule, temperature, top_k, top_p, min_p, clusters (of codes that are alike: then
         top_k counts these; 0: none), prefix_boost (added to the scores of attention to the prompt), fidelity (the
         cosine at which the Transformer is asked, 0 to 1), bridge (from text to image embeddings:
-        `clipgen.transformer.bridges`), precision (of the Transformer), compile (one graph for all tokens, for a GPU;
-        its rounding may differ by the batch) and batch_size. An image depends on its prompt, its number, the seed and
-        the settings, and else on no other image. Raises UserError for an empty prompt, a setting out of range, a bridge
-        that the model lacks something for, or where there is nothing to compile with.
+        `clipgen.transformer.bridges`), precision (of the Transformer), compile (one graph for all tokens, for many
+        pictures; its rounding may differ by the batch) and batch_size. An image depends on its prompt, its number, the
+        seed and the settings, and else on no other image. Raises UserError for an empty prompt, a setting out of range,
+        a bridge that the model lacks something for, or where there is nothing to compile with.
         """
         condition_PE = self._text_conditions(prompts, sampling.get("bridge"))
         seeds = [image_seed(prompt, seed, i) for prompt in prompts for i in range(n)]

@@ -9,6 +9,7 @@ M rows, D inputs, F outputs
 """
 
 import copy
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +18,41 @@ from clipgen.transformer.condition import Conditioner
 
 
 class PackedLinear(nn.Module):
-    """What `linear` computes, in float32, without gradients."""
+    """What `linear` computes, in float32, without gradients; a compiled graph calls it as one operator."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), 8)
         self.bias = None if linear.bias is None else linear.bias.detach()
+        self.name, self.outputs = id(self), linear.out_features
+        _LAYERS[self.name] = self
 
     def forward(self, x: Tensor) -> Tensor:
         x_MD = x.reshape(-1, x.shape[-1])
+        compiling = torch.compiler.is_compiling()
+        y_MF = torch.ops.clipgen.packed_linear(x_MD, self.name) if compiling else self.product(x_MD)
+        return y_MF.view(*x.shape[:-1], -1)
+
+    def product(self, x_MD: Tensor) -> Tensor:
         if alone := len(x_MD) == 1:  # a single row would be summed by another kernel
             x_MD = x_MD.expand(2, -1)
         y_MF = torch.ops.mkldnn._linear_pointwise(x_MD, self.weight, self.bias, "none", [], "")
-        return (y_MF[:1] if alone else y_MF).view(*x.shape[:-1], -1)
+        return y_MF[:1] if alone else y_MF
+
+
+# No compiler can look into weights laid out for oneDNN, so a graph has a layer's name, and finds it when it runs.
+_LAYERS: WeakValueDictionary[int, PackedLinear] = WeakValueDictionary()
+torch.library.define("clipgen::packed_linear", "(Tensor x_MD, int name) -> Tensor")
+
+
+@torch.library.impl("clipgen::packed_linear", "CPU")
+def _run(x_MD: Tensor, name: int) -> Tensor:
+    return _LAYERS[name].product(x_MD)
+
+
+@torch.library.register_fake("clipgen::packed_linear")
+def _shape(x_MD: Tensor, name: int) -> Tensor:
+    return x_MD.new_empty(len(x_MD), _LAYERS[name].outputs)
 
 
 def prepared(model: nn.Module, precision: str = "fp32") -> nn.Module:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from clipgen.paired.model import PairedTransformer
 from clipgen.transformer.fixed import FixedStep
 from clipgen.transformer.model import Transformer
+from clipgen.transformer.packed import PackedLinear, prepared
 from clipgen.transformer.sampling import Filters, Given, sample
 
 SEEDS = range(5)
@@ -82,7 +83,18 @@ def test_half_precision_by_autocast():
         check(transformer(), condition(), {"guidance_scale": 2.0})
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_graph_calls_a_packed_layer_as_one_operator(rows, bias):
+    packed, x = PackedLinear(torch.nn.Linear(6, 9, bias)), torch.randn(rows, 1, 6)
+    graph = torch.compile(packed, backend="eager", fullgraph=True, dynamic=False)
+    assert torch.equal(graph(x), packed(x))
+    torch.library.opcheck(torch.ops.clipgen.packed_linear.default, (x[:, 0], packed.name))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", ASKED)
-def test_compiled(options):
-    check(transformer(), condition(), options, compiled=True)
+@pytest.mark.parametrize("made", [lambda model: model, prepared], ids=["as it is", "packed"])
+def test_compiled(options, made):
+    check(made(transformer()), condition(), options, compiled=True)
