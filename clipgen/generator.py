@@ -92,18 +92,20 @@ class Generator:
         images: list[Image.Image] = []
         preferences: list[float] = []
         for start in range(0, len(seeds), size):
-            part = slice(start, start + size)
+            part = list(range(start, min(start + size, len(seeds))))
+            n = len(part)
+            if compiled and start:  # the graph of whole batches serves what is left too
+                part += part[-1:] * (size - n)
             part_BE = condition_BE[part].to(self.device)
-            level_B = torch.full((len(part_BE),), fidelity, device=self.device)
+            level_B = torch.full((len(part),), fidelity, device=self.device)
             away_BE = None if negative_BE is None else negative_BE.to(self.device).expand(len(condition_BE), -1)[part]
-            made = sample(
-                model, part_BE, level_B, seeds[part], negative_BE=away_BE, given=given, prefer=prefer, **options
-            )
-            pixels_BHWC = to_uint8(self.vqgan.decode(made.token_Bhw)).cpu().numpy()
+            own = [seeds[i] for i in part]
+            made = sample(model, part_BE, level_B, own, negative_BE=away_BE, given=given, prefer=prefer, **options)
+            pixels_BHWC = to_uint8(self.vqgan.decode(made.token_Bhw[:n])).cpu().numpy()
             images += [Image.fromarray(pixels) for pixels in pixels_BHWC]
-            preferences += made.preference_B.tolist() if prefer else []
+            preferences += made.preference_B[:n].tolist() if prefer else []
             if on_batch:
-                on_batch(len(part_BE))
+                on_batch(n)
         return images, preferences
 
     def _clustered(self, n: int) -> Tensor | None:
