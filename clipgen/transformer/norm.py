@@ -19,7 +19,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and torch.is_grad_enabled():
+        if x.device.type == "cpu":
+            if not torch.is_grad_enabled():  # a step of sampling is too short for what autograd costs
+                return _unit(x, self.eps)[0].mul_(self.weight.to(x.dtype))
             return _RMSNorm.apply(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
@@ -27,9 +29,7 @@ class RMSNorm(nn.Module):
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight_D, eps):
-        norm_1 = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        inverse_1 = norm_1.square_().div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype)
-        unit = x * inverse_1
+        unit, inverse_1 = _unit(x, eps)
         ctx.save_for_backward(unit, weight_D, inverse_1)
         return unit * weight_D.to(x.dtype)
 
@@ -42,3 +42,10 @@ class _RMSNorm(torch.autograd.Function):
         weight_grad_D = (torch.ones(1, len(along_ND), dtype=grad.dtype) @ along_ND)[0].float()
         mean_1 = (along_ND @ weight_D[:, None]).view(inverse_1.shape) / -D
         return torch.addcmul(grad * weight_D, unit, mean_1).mul_(inverse_1), weight_grad_D, None
+
+
+def _unit(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    norm_1 = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    mean_1 = torch.addcmul(norm_1.new_full((), eps), norm_1, norm_1, value=1 / x.shape[-1])  # of the squares, + eps
+    inverse_1 = mean_1.rsqrt_().to(x.dtype)
+    return x * inverse_1, inverse_1
