@@ -49,8 +49,13 @@ def peak_memory_mb(device: torch.device) -> float:
     """The most that this process has held: of the GPU's memory, or of the machine's where it works on the CPU."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(held / (2**20 if sys.platform == "darwin" else 2**10), 1)
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        kibibytes = next(float(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):  # no Linux, where getrusage would count what the parent had held at the fork
+        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        kibibytes = held / 2**10 if sys.platform == "darwin" else held
+    return round(kibibytes / 2**10, 1)
 
 
 def describe(device: torch.device) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """What `auto` takes on the machine at hand."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -18,6 +20,13 @@ def test_training_is_in_bf16_where_that_pays_unless_told_otherwise(monkeypatch, 
         assert pick_precision(Trainer(device="cpu", precision=told)) == told
     with pytest.raises(UserError, match=r"trainer\.precision=fp8 is unknown"):
         pick_precision(Trainer(device="cpu", precision="fp8"))
+
+
+def test_the_memory_of_a_process_is_not_that_of_its_parent():
+    child = "import torch; from clipgen.cli import machine; print(machine.peak_memory_mb(torch.device('cpu')))"
+    begun = f"import subprocess, sys; held = b'x' * (1 << 30); subprocess.run([sys.executable, '-c', {child!r}])"
+    said = subprocess.run([sys.executable, "-c", begun], check=True, capture_output=True, text=True).stdout
+    assert 100 < float(said) < 1024
 
 
 def test_all_ranks_take_what_the_first_finds(monkeypatch):
