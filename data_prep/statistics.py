@@ -83,14 +83,17 @@ def bank(latents: str | Path, count: int, split: str = "train") -> Tensor | None
 
 
 def pairs(latents: str | Path, count: int, split: str) -> Tensor | None:
-    """Embeddings, float32 (N, E), of the first caption of each image of `bank`; None where one has no caption."""
+    """Embeddings, float32 (N, E), of the first caption of each image of `bank`, NaN without one; None where all are."""
     shards = ShardSet(latents, split)
-    rows = []
-    for i in _spread(len(shards), count):
-        if (data := shards[i].get("text_clip.npy")) is None:
-            return None
-        rows.append(decode_npy(data, f"{shards.where(i)}, text_clip.npy")[0])
-    return torch.from_numpy(np.stack(rows)).float()
+    chosen, rows = _spread(len(shards), count), {}
+    for row, i in enumerate(chosen):
+        if (data := shards[i].get("text_clip.npy")) is not None:
+            rows[row] = torch.from_numpy(decode_npy(data, f"{shards.where(i)}, text_clip.npy")[0]).float()
+    if not rows:
+        return None
+    found_NE = torch.full((len(chosen), len(next(iter(rows.values())))), torch.nan)
+    found_NE[list(rows)] = torch.stack(list(rows.values()))
+    return found_NE
 
 
 def _spread(n: int, count: int) -> list[int]:

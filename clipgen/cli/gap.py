@@ -88,7 +88,8 @@ def _told(facts: dict) -> str:
         lines.append(f"{'':<25}effective dimension {dimension}")
     if "pairs" in facts:
         each = facts["pairs"]
-        lines.append(f"pairs                    cosine {each['cosine']:.3f}, centred {each['cosine_centred']:.3f}")
+        cosines = f"cosine {each['cosine']:.3f}, centred {each['cosine_centred']:.3f}"
+        lines.append(f"pairs                    {cosines}, of {each['images']} images that have a caption")
     lines.append(f"\n{'bridge':<16}{'centroids':>10}{'nearest':>9}" + ("   pair recall@1" if "pairs" in facts else ""))
     for name, each in facts["bridges"].items():
         line = f"{name:<16}{each['centroid_distance']:>10.3f}{each['cosine_nearest']:>9.3f}"

@@ -1,6 +1,6 @@
 """The modality gap in numbers: where image and text embeddings lie, and where each bridge brings the texts.
 
-N images, M texts, E embedding size; embeddings are of unit length
+N images, K of them with a text of their own, M texts, E embedding size; embeddings are of unit length
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ def moments(image_NE: Tensor, text_ME: Tensor) -> dict[str, Tensor]:
 
 
 def measure_gap(image_NE: Tensor, text_ME: Tensor, paired_NE: Tensor | None = None) -> dict[str, Any]:
-    """The two clouds as they are; `paired_NE` are the texts that belong to the images, row by row."""
+    """The two clouds as they are; `paired_NE` are the images' own texts, row by row, NaN where an image has none."""
     facts: dict[str, Any] = {"images": len(image_NE), "texts": len(text_ME)}
     between_E = image_NE.mean(0) - text_ME.mean(0)
     squared = 2 - 2 * (image_NE.mean(0) @ text_ME.mean(0))  # mean squared distance of an image and a text
@@ -36,10 +36,13 @@ def measure_gap(image_NE: Tensor, text_ME: Tensor, paired_NE: Tensor | None = No
     for side, rows in (("image", image_NE), ("text", text_ME)):
         facts[side] = _cloud(rows)
     if paired_NE is not None:
-        centred_NE, texts_NE = centre(image_NE, image_NE.mean(0)), centre(paired_NE, paired_NE.mean(0))
+        known_N = ~paired_NE.isnan().any(1)
+        own_KE, own_text_KE = image_NE[known_N], paired_NE[known_N]
+        centred_KE, texts_KE = centre(own_KE, image_NE.mean(0)), centre(own_text_KE, own_text_KE.mean(0))
         facts["pairs"] = {
-            "cosine": float((image_NE * paired_NE).sum(-1).mean()),
-            "cosine_centred": float((centred_NE * texts_NE).sum(-1).mean()),
+            "images": len(own_KE),
+            "cosine": float((own_KE * own_text_KE).sum(-1).mean()),
+            "cosine_centred": float((centred_KE * texts_KE).sum(-1).mean()),
         }
     return facts
 
@@ -55,8 +58,9 @@ def measure_bridges(
     """Where each bridge brings the texts among the conditions of the images.
 
     `centroid_distance`, `cosine_nearest` (of a text's condition and the nearest image's), `paired_cosine`, `recall@1`
-    (of the images for their own texts, among all N). `image` stands for a perfect bridge: the images' own conditions.
-    Bridges with knn are left out without a bank, which should hold none of the images.
+    (of the images for their own texts, `paired_NE` as in `measure_gap`, among all N). `image` stands for a perfect
+    bridge: the images' own conditions. Bridges with knn are left out without a bank, which should hold none of the
+    images.
     """
     condition_NE = centre(image_NE, statistics["image_mean"])
     same_NN = condition_NE @ condition_NE.T
@@ -70,9 +74,11 @@ def measure_bridges(
             "cosine_nearest": _nearest(made_ME @ condition_NE.T),
         }
         if paired_NE is not None:
-            cosine_NN = bridge(name, paired_NE, statistics, bank_NE) @ condition_NE.T
-            own = cosine_NN.argmax(1) == torch.arange(len(cosine_NN))
-            found[name] |= {"paired_cosine": float(cosine_NN.diagonal().mean()), "recall@1": float(own.float().mean())}
+            own_K = (~paired_NE.isnan().any(1)).nonzero().flatten()
+            cosine_KN = bridge(name, paired_NE[own_K], statistics, bank_NE) @ condition_NE.T
+            first_K = cosine_KN.argmax(1) == own_K
+            cosine_K = cosine_KN.gather(1, own_K[:, None])
+            found[name] |= {"paired_cosine": float(cosine_K.mean()), "recall@1": float(first_K.float().mean())}
     return found
 
 

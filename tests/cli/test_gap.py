@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipgen.data.sample import decode_npy
+from clipgen.data.shards import ShardSet
+
 
 @pytest.fixture(scope="module")
 def made(clipgen, run_folder, tmp_path_factory):
@@ -25,6 +28,28 @@ def test_it_prints_and_draws_the_gap(made):
     with Image.open(out / "gap.png") as picture:
         assert len(np.unique(np.asarray(picture))) > 10
     assert said.rstrip().endswith("gap.png") and facts["texts_from"] == "captions.txt of the CLIP"
+
+
+def test_images_with_captions_are_measured_with_their_own(clipgen, captioned, tmp_path):
+    outcome = clipgen("gap", f"latents={captioned / 'latents'}", f"out={tmp_path}", "device=cpu", "bank=20")
+    assert outcome.status == 0, outcome.error
+    facts = json.loads((tmp_path / "gap.json").read_text())
+    val = ShardSet(captioned / "latents", "val")
+    own = [sample for sample in val if "text_clip.npy" in sample]
+    assert 0 < len(own) < len(val), "some have none"
+    rows = [(decode_npy(each["clip.npy"])[0], decode_npy(each["text_clip.npy"])[0]) for each in own]
+    wanted = np.mean([np.dot(*(row.astype(float) for row in pair)) for pair in rows])
+    assert facts["pairs"]["images"] == len(own) and facts["pairs"]["cosine"] == pytest.approx(wanted, abs=1e-4)
+    assert f"cosine {wanted:.3f}, centred " in outcome.said and "pair recall@1" in outcome.said
+
+
+def test_knn_is_left_out_and_said_so_where_the_images_shown_are_its_bank(clipgen, pictures, encode, tmp_path):
+    (tmp_path / "images").symlink_to(pictures)
+    encode(tmp_path, prep=("prep.val_fraction=0",))
+    outcome = clipgen("gap", f"latents={tmp_path / 'latents'}", f"out={tmp_path / 'gap'}", "device=cpu")
+    assert outcome.status == 0, outcome.error
+    assert "knn is left out: the images shown are the training images" in outcome.said
+    assert "knn" not in json.loads((tmp_path / "gap" / "gap.json").read_text())["bridges"]
 
 
 def test_texts_from_a_file(clipgen, run_folder, tmp_path):

@@ -1,5 +1,6 @@
 """The gap's figures on clouds of known shape, and the real embeddings where they are at hand."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -52,6 +53,19 @@ def test_where_the_bridges_bring_the_texts():
     assert found["knn"]["cosine_nearest"] > found["none"]["cosine_nearest"]
 
 
+def test_images_without_a_text_are_no_pairs_but_may_be_found_for_one():
+    some_NE = TEXTS.clone()
+    some_NE[::3] = torch.nan
+    facts, known_N = measure_gap(IMAGES, TEXTS, some_NE), torch.arange(len(TEXTS)) % 3 > 0
+    assert facts["pairs"]["images"] == known_N.sum()
+    assert facts["pairs"]["cosine"] == pytest.approx(float((IMAGES * TEXTS).sum(1)[known_N].mean()), abs=1e-5)
+    found, every = (measure_bridges(IMAGES, TEXTS, moments(IMAGES, TEXTS), None, own_NE) for own_NE in (some_NE, TEXTS))
+    assert found["mean"]["recall@1"] > 0.95 and found["mean"]["paired_cosine"] > 0.95
+    for name in ("none", "mean"):
+        for key in ("paired_cosine", "recall@1"):
+            assert found[name][key] == pytest.approx(every[name][key], abs=0.1)
+
+
 def test_without_a_bank_knn_is_left_out():
     found = measure_bridges(IMAGES, TEXTS, moments(IMAGES, TEXTS))
     assert list(found) == ["image", "none", "mean", "mean_scale", "whiten"]
@@ -62,15 +76,18 @@ def test_the_picture_shows_the_clouds_apart_then_together():
     found = measure_bridges(IMAGES, TEXTS, statistics)
     picture = gap_picture(IMAGES, TEXTS, statistics, None, found).convert("RGB")
     assert picture.width > 1000 and picture.height > 600  # five panels in two rows
-    blue, orange = column_of(picture, lambda r, g, b: b > r + 60), column_of(picture, lambda r, g, b: r > b + 60)
-    assert abs(blue - orange) > 100  # in the first panel they lie left and right
+    apart = {name: clouds_apart(picture, panel) for panel, name in enumerate(["as they are", "none", "mean"])}
+    assert apart["as they are"] > 100 and apart["none"] > 100  # pixels, in panels of 300
+    assert apart["mean"] < 20
 
 
-def column_of(picture, wanted) -> float:
-    """The mean column of such pixels in the first panel."""
-    columns = [x for x in range(12, 308) for y in range(72, 366) if wanted(*picture.getpixel((x, y)))]
-    assert len(columns) > 100
-    return sum(columns) / len(columns)
+def clouds_apart(picture, panel: int) -> float:
+    """Pixels between the middles of the blue and the orange points of a panel in the first row."""
+    left = 12 + 310 * panel
+    pixels = np.asarray(picture.crop((left, 72, left + 296, 366))).astype(int)
+    blue, orange = (np.argwhere(sign * (pixels[..., 2] - pixels[..., 0]) > 60) for sign in (1, -1))
+    assert min(len(blue), len(orange)) > 100
+    return float(np.linalg.norm(blue.mean(0) - orange.mean(0)))
 
 
 def test_average_precision_by_hand():
