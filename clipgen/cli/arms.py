@@ -19,6 +19,7 @@ from clipgen.cli.build import (
     transformer_settings,
 )
 from clipgen.cli.run import choices_from_shards
+from clipgen.cli.say import say
 from clipgen.cli.train_paired import read_text
 from clipgen.config import Config, asdict_of, complete
 from clipgen.data.batches import captioned
@@ -27,7 +28,7 @@ from clipgen.data.sample import decode_captions
 from clipgen.data.shards import ShardSet
 from clipgen.data.transforms import sides
 from clipgen.errors import UserError
-from clipgen.evaluation.compare import Cost
+from clipgen.evaluation.compare import Cost, Variant
 from clipgen.evaluation.flops import Size, share_seen, step_flops
 from clipgen.paired.model import PairedTransformer
 from clipgen.transformer.model import Transformer
@@ -133,6 +134,17 @@ class _Captions:
     def captions(self) -> Iterator[str]:
         for i in captioned(self.shards, self.share)[0]:
             yield from decode_captions(self.shards[int(i)])
+
+
+def say_captioned(variants: Sequence[Variant], shards: str) -> dict[float, int]:
+    """How many training images the arms that use captions have, by share of the captions; it is told."""
+    pictures = ShardSet(shards, "train", Manifest.load(shards, "images"))
+    found = {}
+    for share in dict.fromkeys(each.captions_share for each in variants if each.captions_share):
+        found[share] = len(captioned(pictures, share)[0])
+        names = ", ".join(each.name for each in variants if each.captions_share == share)
+        say(f"{names}: {found[share]:,} of {len(pictures):,} images, which have captions")
+    return found
 
 
 def check_kept(arms: Sequence[Arm], test: int) -> None:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from clipgen.cli.build import load_clip_once
 from clipgen.cli.machine import pick_device
 from clipgen.cli.record import FILE as STAGE
-from clipgen.cli.say import say
+from clipgen.cli.say import say, say_cut
 from clipgen.clip.frozen import load_clip
 from clipgen.clip.texts import read_texts
 from clipgen.config import WORLDS, Config
@@ -50,12 +50,17 @@ def find_world(cfg: Config) -> World:
             f"shards={cfg.shards} have {len(texts)} captions to validate with, so there is nothing to ask for; "
             "pack them with captions, or give prompts=[…] or compare.prompts_file=FILE, two different ones or more"
         )
-    clip = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
+    clip = judge = load_clip_once(cfg.clip.model, cfg.clip.pretrained)
     if c.judge_model:
-        clip = load_clip(c.judge_model, c.judge_pretrained, pick_device(cfg.trainer.device), JUDGE)
+        judge = load_clip(c.judge_model, c.judge_pretrained, pick_device(cfg.trainer.device), JUDGE)
     else:
         say("compare.judge_model is not set: the CLIP that conditions scores too, and its figures are circular")
-    return captioned_world(texts, clip, c.prompts)
+    world = captioned_world(texts, judge, c.prompts)
+    asked = [prompt for prompts in world.prompts.values() for prompt in prompts]
+    say_cut(clip, asked, f"clip.model={cfg.clip.model}")
+    if judge is not clip:
+        say_cut(judge, asked, f"compare.judge_model={c.judge_model}")
+    return world
 
 
 class Asked:

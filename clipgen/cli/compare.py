@@ -11,7 +11,7 @@ from clipgen.errors import UserError
 
 
 def main(cfg: Config) -> None:
-    from clipgen.cli.arms import check_captions, check_kept, cost_of, find_arms, typed_words
+    from clipgen.cli.arms import check_captions, check_kept, cost_of, find_arms, say_captioned, typed_words
     from clipgen.cli.run import use_threads
     from clipgen.cli.say import say
     from clipgen.config import complete
@@ -29,6 +29,7 @@ def main(cfg: Config) -> None:
         compared.ways(arm)
     compared.world  # noqa: B018 what is wrong with prompts and judge is said before hours of training
     compared.variants = variants_of({arm.name: arm.captions_shares(cfg) for arm in compared.arms.values()})
+    compared.captioned = say_captioned(compared.variants, cfg.shards)
     costs = {each.name: cost_of(compared.arms[each.arm], each.captions_share) for each in compared.variants}
     check_sizes(costs, cfg.compare.tolerance)
     compared.costs, compared.batches = costs, steps_of(costs, cfg.compare.steps, cfg.compare.tolerance)
@@ -71,11 +72,6 @@ def check_comparison(cfg: Config) -> None:
         raise UserError(f"compare.captions_shares={shares}; give shares above 0 and up to 1, each once")
     if c.arms[0] != REFERENCE:
         raise UserError(f"compare.arms={list(c.arms)}: the others are given the budget of {REFERENCE}; put it first")
-    if cfg.captions and not cfg.images:
-        raise UserError(
-            f"captions={cfg.captions} belong to images, but images is not set; type images=FOLDER too, or give shards= "
-            "that were packed with captions"
-        )
 
 
 @dataclass(frozen=True)
@@ -101,6 +97,7 @@ class Compared:
         self.cfg, self.words, self.out = cfg, words, Path(cfg.out)
         self.commands = Steps(self.out / "steps.json")
         self.arms, self.costs, self.batches, self.variants = {}, {}, {}, []
+        self.captioned: dict[float, int] = {}  # training images by share of the captions
         self.chosen: dict[str, Choice] = {}  # by variant
         self.tested: dict[tuple[str, str, int], tuple[Job, dict[str, Any]]] = {}  # table, variant, seed
         self.failed: set[Job] = set()
@@ -123,7 +120,7 @@ class Compared:
             raise SystemExit(problem.status) from None  # it has said why
 
     def pack(self) -> None:
-        """Draw and pack the pictures; shards that lie elsewhere are taken as they are."""
+        """Draw and pack the pictures; shards that lie elsewhere are taken as they are, or with the given captions."""
         from clipgen.data.atomic import write_json
         from clipgen.data.manifest import Manifest
 
@@ -139,7 +136,25 @@ class Compared:
                 write_json(done, list(words))
             captions = (Path(cfg.captions),) if cfg.captions and cfg.captions != "sidecar" else ()
             self.needed(manifest, captions, "prep", *self.words, f"out={self.out}")
+        elif cfg.captions and not cfg.images:
+            self.caption()
         Manifest.load(shards, "images")
+
+    def caption(self) -> None:
+        """The shards that lie elsewhere, copied with the captions that were given for them."""
+        from clipgen.cli.prep import unmatched_captions
+        from clipgen.cli.say import say
+        from data_prep.captions import read_captions
+        from data_prep.recaption import recaption
+
+        cfg, own = self.cfg, self.out / "shards"
+        if cfg.captions == "sidecar":
+            raise UserError("captions=sidecar lie beside images, and only shards are given; type images=FOLDER instead")
+        facts = recaption(cfg.shards, own, read_captions(cfg.captions)).facts
+        say(f"compare: {own} has the pictures of {cfg.shards}, {facts['captioned']:,} of them with captions")
+        if facts["unmatched_captions"]:
+            say(unmatched_captions(facts))
+        cfg.shards = str(own)
 
     def make_latents(self) -> None:
         """The VQGAN and the latents that the arms share, and those of an arm with a tokenizer of its own."""
@@ -302,9 +317,11 @@ class Compared:
 
     def report(self) -> None:
         from clipgen.cli.comparison import content
+        from clipgen.cli.run import save_config
         from clipgen.cli.say import say
         from clipgen.data.atomic import write_json
         from clipgen.evaluation.compare_report import write_comparison
 
+        save_config(self.cfg, self.out)
         write_json(self.out / "compare.json", content(self))
         say(f"compare: {write_comparison(self.out)}")

@@ -104,6 +104,7 @@ def about_of(compared: "Compared", variant, tests: list[tuple["Job", dict[str, A
     chosen = compared.chosen[variant.name]
     return {
         "conditioned_on": own.conditioned_on, "asked_with": own.asked_with, "captions_share": variant.captions_share,
+        "captioned_images": compared.captioned.get(variant.captions_share, 0),
         "tokenizer": f"{t.quantizer}, {t.codebook_size} codes" + (", its own" if arm.own_tokenizer else ""),
         "parameters": cost.size.blocks, "embedding_parameters": cost.size.embedding + sum(cost.size.heads.values()),
         "seeds": [job.seed for job, _ in tests], "steps": job.steps, "lr": train.lr * job.lr_factor,

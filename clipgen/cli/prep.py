@@ -1,6 +1,7 @@
 """`clipgen prep`: a folder of images → image shards with a manifest and a list of what was set aside."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from clipgen.check import check
 from clipgen.cli.say import say
@@ -76,10 +77,14 @@ def summary(manifest, shards: str) -> str:
         reasons = ", ".join(f"{count} {reason}" for reason, count in facts["set_aside"].items())
         lines.append(f"set aside: {reasons}; {shards}/quarantine.jsonl says which")
     if facts["unmatched_captions"]:
-        first = facts["first_unmatched_caption"]
-        many = facts["unmatched_captions"]
-        lines.append(f"captions of {many:,} file{'s' * (many > 1)} match no image, the first is {first!r}")
+        lines.append(unmatched_captions(facts))
     if failed := facts.get("img2dataset_failed_rows"):
         lines.append(f"{failed:,} rows failed when img2dataset made these tars, by its own counts")
     lines.append(f"{shards}/prep_report.html shows it")
     return "\n      ".join(lines)
+
+
+def unmatched_captions(facts: Mapping[str, Any]) -> str:
+    """How many captions are of nothing, in words."""
+    many, first = facts["unmatched_captions"], facts["first_unmatched_caption"]
+    return f"captions of {many:,} file{'s' * (many > 1)} match no image, the first is {first!r}"

@@ -146,17 +146,24 @@ def arms_table(arms: Arms) -> str:
         kept = f"keeps {about['kept']}" if about.get("kept") else None
         known = {key.replace("_", " "): value for key, value in chosen.items() if value is not None}
         settings = ", ".join([*(f"{key} {plain(value)}" for key, value in known.items()), *filter(None, [kept])])
-        share = about.get("captions_share")
         rows.append(
             [
-                name, about.get("conditioned_on", "–"), about.get("asked_with", "–"),
-                f"{100 * share:g} %" if is_number(share) else "–", about.get("tokenizer", "–"), rates(about),
-                settings or "–", plain(about.get("trials")), plain(len(about["seeds"]) if about.get("seeds") else None),
+                name, about.get("conditioned_on", "–"), about.get("asked_with", "–"), captions_used(about),
+                about.get("tokenizer", "–"), rates(about), settings or "–", plain(about.get("trials")),
+                plain(len(about["seeds"]) if about.get("seeds") else None),
             ]
         )  # fmt: skip
     head = ["Arm", "Trained on", "Asked with", "Captions used", "Tokenizer", "Learning rate",
             "Chosen on development prompts", "Trials", "Seeds"]  # fmt: skip
     return f'<div class="roomy">{table(rows, head)}</div>'
+
+
+def captions_used(about: Mapping[str, Any]) -> str:
+    """The share of the captions, and how many images have such a one."""
+    share, images = about.get("captions_share"), about.get("captioned_images")
+    if not is_number(share):
+        return "–"
+    return f"{100 * share:g} %" + (f", {images:,} images" if images else "")
 
 
 def rates(about: Mapping[str, Any]) -> str:

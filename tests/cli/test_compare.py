@@ -8,9 +8,12 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
-from clipgen import Captioner
+from clipgen import Captioner, shapes
 from clipgen.cli import asking, compare_pictures, steps
+from clipgen.data.sample import decode_captions
+from clipgen.data.shards import ShardSet
 from clipgen.evaluation import worlds
 from clipgen.paired.captioner import CaptionTransformer
 from clipgen.paired.text import Text
@@ -173,6 +176,8 @@ def test_each_thing_is_made_once_and_every_arm_is_asked_as_often(clipgen, machin
     assert kinds["train", "stage=vqgan"] == 2 and kinds["encode", ""] == 2, "the paper's arm has a tokenizer of its own"
     assert {name: len(tried) for name, tried in Answers.trials.items()} == dict.fromkeys(ARMS, 5)
     assert set(Answers.asked.values()) == {1}
+    assert "Settings: config.yaml" in Path("outputs/side/report.html").read_text(encoding="utf-8")
+    assert OmegaConf.load("outputs/side/config.yaml").compare.seeds == [0, 1]
     content = found()
     assert set(content["arms"]) == set(content["equal_images"]["arms"]) == set(ARMS) and content["seeds"] == [0, 1]
     spent = [arm["about"]["training_flops"] for arm in content["arms"].values()]
@@ -344,6 +349,42 @@ def test_guidance_in_one_pass_is_charged_for_its_second_pass(clipgen, machine, u
     assert 1.3 < charged["training_flops"] / plain["training_flops"] < 1.4
 
 
+def test_captions_may_come_later_than_shards_and_of_some_images(clipgen, machine, unmeasured, words, shards, one_line):
+    """What is asked for and trained on has the captions of the table, whose pictures are counted."""
+    rows = (shards.parent / "images.tsv").read_text().splitlines()[1:]
+    files = [row.split("\t")[0] for row in rows]
+    table = [f"{file}\tthing {i}" for i, file in enumerate(files[:50])]
+    Path("captions.tsv").write_text("\n".join([*table, "lost.png\tof nothing"]))
+    arms = ["compare.arms=[clipgen,paired]", "compare.captions_shares=[1,0.5]", "world=null", "captions=captions.tsv"]
+    outcome = clipgen(*words, *arms)
+    assert outcome.status == 0, outcome.error
+    made = ShardSet("outputs/side/shards", "train")
+    captioned = [sample["__key__"] for sample in made if decode_captions(sample)]
+    assert f"paired: {len(captioned)} of {len(made)} images, which have captions" in outcome.said
+    assert "captions of 1 file match no image, the first is 'lost.png'" in outcome.said
+    about = {name: arm["about"] for name, arm in found()["arms"].items()}
+    assert about["paired"]["captioned_images"] == len(captioned) and about["clipgen"]["captioned_images"] == 0
+    assert 0 < about["paired_50pct"]["captioned_images"] < len(captioned)
+    assert f"<td>100 %, {len(captioned)} images</td>" in Path("outputs/side/report.html").read_text(encoding="utf-8")
+    assert all(prompt.startswith("thing ") for prompt in found()["grids"]["prompts"])
+    assert all("shards=outputs/side/shards" in each for each in machine.words)
+    ran = len(machine.words)
+    assert clipgen(*words, *arms).status == 0 and len(machine.words) == ran
+    Path("captions.tsv").write_text("\n".join(table[:40]))
+    assert "outputs/side/shards holds other pictures or captions" in one_line(clipgen(*words, *arms))
+
+
+def test_prompts_that_a_clip_cuts_are_named(clipgen, machine, unmeasured, words):
+    long = [f"{i} {'a red circle beside a blue ring ' * 9}" for i in range(12)]
+    Path("asked.txt").write_text("\n".join(["a red circle", *long]))
+    judge = f"compare.judge_model=local-dir:{Path(shapes.__file__).parent}/clip"
+    outcome = clipgen(*words, "world=null", "compare.prompts_file=asked.txt", judge, "compare.arms=[clipgen]")
+    assert outcome.status == 0, outcome.error
+    for name in ("clip.model=", "compare.judge_model="):
+        assert outcome.error.count(f"is longer than the context of {name}") == 8
+    assert outcome.error.count("… and so are 4 more of 13") == 2
+
+
 def test_captions_are_shared_out_as_asked_where_an_arm_uses_any(clipgen, machine, unmeasured, words):
     arms = "compare.arms=[clipgen,paired_clip]"
     assert clipgen(*words, arms, "compare.captions_shares=[1,0.5]").status == 0
@@ -371,7 +412,8 @@ def test_a_budget_that_is_too_small_is_refused_before_anything_is_trained(clipge
         (["compare.arms=[clipgen,paird]"], "Could not find 'arm/paird'"),
         (["compare.trials=0"], "compare.trials=0; take at least 1"),
         (["compare.trials=1000"], "of arm clipgen are 216 ways"),
-        (["captions=captions.tsv"], "type images=FOLDER too"),
+        (["captions=no.tsv"], "captions=no.tsv does not exist"),
+        (["captions=sidecar"], "captions=sidecar lie beside images, and only shards are given"),
         (["world=moon"], "world=moon is unknown"),
         (["compare.captions_shares=[1,2]"], "compare.captions_shares=[1.0, 2.0]; give shares above 0"),
         (["world=null", "compare.prompts_file=no.txt"], "compare.prompts_file=no.txt cannot be read"),
