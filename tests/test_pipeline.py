@@ -91,6 +91,16 @@ def test_a_mix_of_one_text_is_that_text_and_weights_count(pipeline):
         pipeline.mix([("a red circle", 1.0), ("a red circle", -1.0)])
 
 
+@pytest.mark.parametrize(
+    "prompt", ["(red:1.5) circle", '{"text": "red", "weight": 2}', "[red|blue] ring AND a {cross}"]
+)
+def test_a_plain_prompt_reaches_clip_as_it_is(pipeline, monkeypatch, prompt):
+    seen, encode_text = [], pipeline.clip.encode_text
+    monkeypatch.setattr(pipeline.clip, "encode_text", lambda texts: seen.extend(texts) or encode_text(texts))
+    pipeline.generate([prompt])
+    assert seen == [prompt]
+
+
 def test_a_negative_prompt_takes_the_place_of_the_null(pipeline):
     plain = pixels(pipeline.generate(PROMPTS[:1], n=4))
     assert not np.array_equal(pixels(pipeline.generate(PROMPTS[:1], n=4, negative="a blue ring")), plain)

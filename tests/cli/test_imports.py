@@ -14,6 +14,7 @@ from clipgen.checkpoint import read_checkpoint
 from clipgen.cli.build import load_tokenizer
 from clipgen.data.manifest import Manifest
 from clipgen.pipeline import ClipGen
+from data_prep.statistics import load_statistics
 
 PROMPTS = "prompts=[a red circle]"
 
@@ -173,17 +174,32 @@ def test_the_published_transformer_goes_on_from_its_weights(
     )  # fmt: skip
 
 
+STILL = ["transformer.train.lr=1e-9", "transformer.train.muon_lr=1e-9", "transformer.cond_drop_prob=0.2"]
+
+
 def test_one_of_ours_goes_on_from_its_weights(clipgen, one_line, run_folder, tokenizer, tiny, tmp_path):
     start = run_folder / "transformer" / "last.ckpt"
     inputs = [f"latents={run_folder / 'latents'}", tokenizer]
     words = ["stage=transformer", *tiny, *inputs, f"out={tmp_path}", f"transformer.ckpt={start}"]
     line = one_line(clipgen("train", *words, "transformer.width=128"))
     assert f"{start} has width 64, but transformer.width is 128; take transformer.width=64" in line
-    still = ["transformer.train.lr=1e-9", "transformer.train.muon_lr=1e-9", "transformer.cond_drop_prob=0.2"]
-    outcome = clipgen("train", *words, *still)
+    outcome = clipgen("train", *words, *STILL)
     assert outcome.status == 0, outcome.error
     wanted, found = (read_checkpoint(path, "transformer") for path in (start, tmp_path / "transformer" / "last.ckpt"))
     torch.testing.assert_close(found["state_dict"], wanted["state_dict"], atol=1e-6, rtol=0)
+
+
+def test_one_of_ours_goes_on_with_other_pictures_and_their_mean(run_folder, captioned, train_on, tmp_path):
+    start = run_folder / "transformer" / "last.ckpt"
+    outcome = train_on(captioned, tmp_path, "stage=transformer", f"transformer.ckpt={start}", *STILL)
+    assert outcome.status == 0, outcome.error
+    wanted, found = (read_checkpoint(path, "transformer") for path in (start, tmp_path / "transformer" / "last.ckpt"))
+    torch.testing.assert_close(found["state_dict"], wanted["state_dict"], atol=1e-6, rtol=0)
+    assert found["clipgen"]["batches"] == 6
+    ours, theirs = (load_statistics(folder / "latents")["image_mean"] for folder in (captioned, run_folder))
+    assert not torch.equal(ours, theirs), "of other pictures"
+    inputs = [each["clipgen"]["inputs"]["image_mean"] for each in (wanted, found)]
+    assert inputs[0] != inputs[1]
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", "CLIP", "image_mean"])

@@ -111,19 +111,23 @@ def test_shared_out_weights_are_continued_and_sampled_from(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("compile", ["false", "true"])
-def test_two_killed_ranks_continue_to_the_same_end(train, run_folder, tiny, tmp_path, compile):
-    settings = [*VQGAN, f"trainer.compile={compile}"]
-    whole = train("whole", 2, *settings)
-    folder = tmp_path / "killed"
-    words = ["train", *tiny, *settings, f"shards={run_folder / 'shards'}", f"out={folder}", "trainer.devices=2"]
-    command = [sys.executable, "-m", "clipgen.cli.main", *map(str, words)]
-    with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
-        while not (folder / "vqgan" / "last.ckpt").exists():
+@pytest.mark.parametrize(
+    "words", [VQGAN, [*VQGAN, "trainer.compile=true"], TRANSFORMER], ids=["vqgan", "compiled", "transformer"]
+)
+def test_two_killed_ranks_continue_to_the_same_end(train, run_folder, tokenizer, tiny, tmp_path, words):
+    stage = words[0].removeprefix("stage=")
+    whole = train("whole", 2, *words)
+    inputs = [f"shards={run_folder / 'shards'}", f"latents={run_folder / 'latents'}", f"out={tmp_path / 'killed'}"]
+    own = [tokenizer] if stage == "transformer" else []
+    command = [sys.executable, "-m", "clipgen.cli.main", "train", *tiny, *inputs, *own, *words, "trainer.devices=2"]
+    quiet = {"start_new_session": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    last = tmp_path / "killed" / stage / "last.ckpt"
+    with subprocess.Popen(command, **quiet) as run:
+        while not last.exists():
             assert run.poll() is None and time.sleep(0.01) is None
         os.killpg(run.pid, signal.SIGKILL)
-    assert read_checkpoint(folder / "vqgan" / "last.ckpt", "vqgan")["clipgen"]["batches"] < 8
-    continued = train("killed", 2, *settings)
+    assert read_checkpoint(last, stage)["clipgen"]["batches"] < whole["clipgen"]["batches"]
+    continued = train("killed", 2, *words)
     torch.testing.assert_close(continued["state_dict"], whole["state_dict"], rtol=0, atol=0)
 
 

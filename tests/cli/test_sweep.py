@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from filelock import Timeout
+from omegaconf import OmegaConf
 
 from clipgen.checkpoint import read_checkpoint
 from clipgen.cli.job import failure, in_a_process
@@ -149,6 +150,14 @@ def test_a_killed_study_continues_with_the_trials_that_are_missing(clipgen_proce
     assert {path: when for path, when in times(sweep).items() if path in before} == before
     again = clipgen_process(*words, *study, folder=tmp_path)
     assert again.status == 0 and "4 of 4 trials are finished" in again.said and ": begins" not in again.said
+
+
+def test_the_launcher_of_a_cluster_is_slurm_s(clipgen):
+    outcome = clipgen("train", "launcher=slurm", "hydra.launcher.partition=gpu", "--cfg", "hydra")
+    assert outcome.status == 0, outcome.error
+    launcher = OmegaConf.create(outcome.said).hydra.launcher
+    assert launcher._target_.endswith(".SlurmLauncher") and launcher.partition == "gpu"
+    assert launcher.array_parallelism == 16 and launcher.gpus_per_node == 1
 
 
 @pytest.mark.slow

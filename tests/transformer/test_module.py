@@ -139,6 +139,17 @@ def test_a_batch_in_parts_or_with_recomputed_blocks_trains_the_same(latent_folde
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
 
 
+def test_gradients_are_cut_to_the_norm_that_is_asked_for(latent_folder, make_trainer):
+    of_all = []
+    for clip_norm in (0.0, 1e-3):
+        trained, kept = module(clip_norm=clip_norm), Kept()
+        make_trainer(kept, limit_train_batches=1, limit_val_batches=0).fit(trained, datamodule=data(latent_folder))
+        of_all.append(torch.cat([gradient.flatten() for gradient in kept.gradients.values()]))
+    whole, cut = of_all
+    assert whole.norm() > 0.01 and float(cut.norm()) == pytest.approx(1e-3, rel=1e-3)
+    torch.testing.assert_close(cut / cut.norm(), whole / whole.norm())
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_the_rate_rises_over_the_warm_up_and_ends_low(latent_folder, make_trainer, optimizer, schedule):
