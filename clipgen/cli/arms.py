@@ -13,14 +13,15 @@ from clipgen.check import check, check_clip
 from clipgen.check.paired import check_window
 from clipgen.cli.build import (
     load_clip_once,
-    load_tokenizer,
     paired_settings,
     tokenizer_settings,
     transformer_settings,
 )
+from clipgen.cli.imports import adopt_tokenizer
 from clipgen.cli.run import choices_from_shards
 from clipgen.cli.say import say
 from clipgen.cli.train_paired import read_text
+from clipgen.cli.words import quoted
 from clipgen.config import Config, asdict_of, complete
 from clipgen.data.batches import captioned
 from clipgen.data.manifest import Manifest
@@ -69,8 +70,9 @@ def config_folders() -> list[str]:
 def find_arms(names: Sequence[str], words: Sequence[str], shards: str) -> list[Arm]:
     """Composed, filled from the shards and checked; the first is the reference, whose tokenizer the others share."""
     found: list[Arm] = []
+    tokenizers = []
     for name in names:
-        cfg = complete(compose("train", [*words, f"arm={name}", f"shards={shards}"]))
+        cfg = complete(compose("train", [*words, f"arm={name}", quoted(f"shards={shards}")]))
         if cfg.stage is None:
             raise UserError(f"arm={name} names no stage; write stage: transformer into its file")
         unknown = set(cfg.compare.arm.choices) - set(asdict_of(cfg.sampling))
@@ -78,6 +80,10 @@ def find_arms(names: Sequence[str], words: Sequence[str], shards: str) -> list[A
             raise UserError(
                 f"arm={name}: compare.arm.choices has {sorted(unknown)[0]}, which is no setting of sampling"
             )
+        tokenizers.append(asdict_of(cfg.tokenizer))
+        own = tokenizers[-1] != tokenizers[0]
+        if not own:
+            adopt_tokenizer(cfg)
         choices_from_shards(cfg, shards, "images")
         cfg.prep.workers = None
         check(cfg)
@@ -88,7 +94,6 @@ def find_arms(names: Sequence[str], words: Sequence[str], shards: str) -> list[A
                 "asks a CLIP while it trains, which the budget of FLOPs does not count; take 0, or train and "
                 "`clipgen evaluate` that one by itself"
             )
-        own = bool(found) and asdict_of(cfg.tokenizer) != asdict_of(found[0].cfg.tokenizer)
         found.append(Arm(name, cfg, own))
     return found
 
@@ -96,10 +101,7 @@ def find_arms(names: Sequence[str], words: Sequence[str], shards: str) -> list[A
 def cost_of(arm: Arm, captions_share: float) -> Cost:
     """Of a batch of its stage 2 with so many of the captions; nothing is trained for it."""
     cfg = arm.cfg
-    if cfg.tokenizer.ckpt and not arm.own_tokenizer:
-        tokenizer = load_tokenizer(cfg.tokenizer.ckpt, cfg.tokenizer.ckpt_config)[1]
-    else:
-        tokenizer = tokenizer_settings(cfg.tokenizer)
+    tokenizer = tokenizer_settings(cfg.tokenizer)
     h, w = (side // cfg.tokenizer.downsample for side in sides(tokenizer["image_size"]))
     predicted = {"head": h * w}
     if cfg.stage == "paired":

@@ -135,10 +135,23 @@ class Compared:
                 self.needed(done, (), *words)
                 write_json(done, list(words))
             captions = (Path(cfg.captions),) if cfg.captions and cfg.captions != "sidecar" else ()
-            self.needed(manifest, captions, "prep", *self.words, f"out={self.out}")
+            self.needed(manifest, captions, "prep", *self.words, *self.packed_size(), f"out={self.out}")
         elif cfg.captions and not cfg.images:
             self.caption()
         Manifest.load(shards, "images")
+
+    def packed_size(self) -> list[str]:
+        """What is added to the words of `prep`, so that the tokenizer sees whole pictures."""
+        from clipgen.cli.imports import adopt_tokenizer
+        from clipgen.cli.machine import pick_device
+        from clipgen.cli.run import choose_size, print_choices, typed_value
+
+        cfg = self.cfg
+        if cfg.prep.size is not None:
+            return []
+        print_choices(adopt_tokenizer(cfg))
+        choose_size(cfg, pick_device(cfg.trainer.device).type == "cuda")
+        return [f"prep.size={typed_value(cfg.prep.size)}"]
 
     def caption(self) -> None:
         """The shards that lie elsewhere, copied with the captions that were given for them."""

@@ -58,7 +58,6 @@ def main(cfg: Config) -> None:
     if not cfg.tokenizer.ckpt:
         check_perceptual(cfg.tokenizer.train)
         perceptual_inputs(cfg.tokenizer.train)
-    cfg.prep.size = cfg.prep.size or cfg.tokenizer.image_size
     check(cfg)
     with shared.shards():
         before = stamp(cfg.shards)
@@ -139,6 +138,7 @@ def quiet() -> None:
 
 
 def choose_size(cfg: Config, gpu: bool) -> None:
+    """Fill `tokenizer.image_size`, and `prep.size` so that whole pictures of it are packed, not crops trained on."""
     from clipgen.defaults import choose_image_size
     from data_prep.sizes import typical_side
 
@@ -146,6 +146,7 @@ def choose_size(cfg: Config, gpu: bool) -> None:
         print_choices(choose_image_size(cfg, typical_side(cfg.images, cfg.prep.formats), gpu))
     else:
         choose_image_size(cfg, 0, gpu)
+    cfg.prep.size = cfg.prep.size or cfg.tokenizer.image_size
 
 
 def fill_from_shards(cfg: Config, folder: str, kind: str, groups: Sequence[str] = ()) -> None:
@@ -170,10 +171,11 @@ def choices_from_shards(cfg: Config, folder: str, kind: str) -> list:
 
 def print_choices(choices) -> None:
     for choice in choices:
-        print(f"  {choice.key}={_plain(choice.value)}  ({choice.reason})", flush=True)
+        print(f"  {choice.key}={typed_value(choice.value)}  ({choice.reason})", flush=True)
 
 
-def _plain(value) -> str:
+def typed_value(value) -> str:
+    """As it would be typed."""
     return str(list(value)).replace(" ", "") if isinstance(value, list | tuple) else str(value)
 
 

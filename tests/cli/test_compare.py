@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
 from clipgen import Captioner, shapes
 from clipgen.cli import asking, compare_pictures, steps
@@ -192,6 +193,28 @@ def test_each_thing_is_made_once_and_every_arm_is_asked_as_often(clipgen, machin
     assert {each["metric"] for each in content["differences"] if each["circular"]} == {"clip.score"}
     for paths in content["grids"]["arms"].values():
         assert all((Path("outputs/side") / path).is_file() for row in paths for path in row)
+
+
+def test_pictures_are_packed_whole_at_the_size_that_the_tokenizer_has(clipgen, machine, tmp_path):
+    """Of larger ones it would be trained on crops, and asked for the whole."""
+    Path("mine").mkdir()
+    for i in range(3):
+        Image.new("RGB", (90, 72), (80 * i, 0, 0)).save(f"mine/{i}.png")
+    Path("mine.tsv").write_text("file\tcaption\n0.png\ta black\n1.png\ta dark red\n2.png\ta red")
+    mine = ["compare", "images=mine", "captions=mine.tsv", "trainer.device=cpu", "out=my (new) one"]
+    machine.failing = "prep"
+    for word, wanted in (("seed=0", 64), ("tokenizer.image_size=32", 32), ("prep.size=48", 48)):
+        assert clipgen(*mine, word).status == 2
+        assert [each for each in machine.words[-1] if each.startswith("prep.size=")] == [f"prep.size={wanted}"]
+
+
+def test_the_cost_is_that_of_the_given_tokenizer_s_tokens(clipgen, machine, unmeasured, words, tokenizer):
+    words = [*words, "compare.arms=[clipgen]", "compare.equal_images=false"]
+    flops = []
+    for more in ([], ["tokenizer.codebook_size=128"], [tokenizer, "tokenizer.downsample=8", "out=my (new) one"]):
+        assert clipgen(*words, *more).status == 0
+        flops.append(found(Path("my (new) one" if tokenizer in more else "outputs/side"))["budget"]["flops"])
+    assert flops[0] != flops[1] == flops[2]
 
 
 def test_a_captioner_adds_a_figure_that_is_else_left_out_by_name(clipgen, machine, words, one_line, captioner):
