@@ -5,32 +5,31 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
+from clipgen.callbacks.finite import READ_EVERY, Finite
 from clipgen.data.atomic import replacing
-from clipgen.errors import UserError
 
 LEAST_USAGE = 0.1  # of the codes that a window could have used
 LEAST_HINGE = 0.05  # the discriminator's loss: 1 when it knows nothing, 0 when it is never in doubt
 WIDEST_LOGITS = 10.0  # between real and made pictures; hinge asks for 2
 BOUND = 1e4  # of the adaptive weight
-READ_EVERY = 10  # batches, since reading a number makes a GPU wait
+RATES = "tokenizer.train.lr (with the GAN on tokenizer.train.gan_lr too)"
 
 
-class Health(pl.Callback):
+class Health(Finite):
     """Reads what the module `logged` of each batch, and judges it over windows of `every` batches.
 
     A warning is said when it first applies, and again after 10, 100, … windows; `FOLDER/warnings.txt` keeps them all.
-    A loss that is NaN or infinite ends the training with a UserError, before any such weights are saved. `reachable`
+    Any logged number that is NaN or infinite ends the training, as by `Finite`. `reachable`
     is the share of the codebook that a window has tokens for, `remedy` what the quantizer has against a collapse.
     """
 
     def __init__(
         self, folder: Path, every: int, remedy: str, reachable: float = 1.0, say: Callable[[str], None] = print
     ):
-        self.folder, self.every, self.remedy, self.reachable, self.say = folder, every, remedy, reachable, say
+        super().__init__(folder, RATES)
+        self.every, self.remedy, self.reachable, self.say = every, remedy, reachable, say
         self.unread: list[tuple[int, dict[str, Tensor | float]]] = []
         self.window: list[dict[str, float]] = []
         self.windows: dict[str, int] = {}  # in which each warning applied
@@ -56,9 +55,7 @@ class Health(pl.Callback):
 
     def on_save_checkpoint(self, trainer, module, checkpoint) -> None:
         self._read()
-        weights = checkpoint["state_dict"].items()
-        if bad := next((name for name, tensor in weights if not torch.isfinite(tensor).all()), None):
-            raise self._not_finite(module.batches, f"weights {bad}")
+        super().on_save_checkpoint(trainer, module, checkpoint)
 
     def _read(self) -> None:
         """The numbers of the batches since the last time."""
@@ -67,17 +64,8 @@ class Health(pl.Callback):
         bad = [(batch, name) for batch, found in read for name, value in found.items() if not math.isfinite(value)]
         if bad:  # on all ranks, as what is logged is a mean over them
             batch, name = bad[0]
-            raise self._not_finite(batch, f"train/{name}")
+            raise self.not_finite(batch, f"train/{name}")
         self.window += [found for _, found in read]
-
-    def _not_finite(self, batch: int, what: str) -> UserError:
-        last = self.folder / "last.ckpt"
-        before = f"{last} is from before it" if last.exists() else "no checkpoint was saved before it"
-        return UserError(
-            f"{self.folder.name}: at batch {batch} {what} is NaN or infinite, and the training stopped; lower "
-            "tokenizer.train.lr (with the GAN on tokenizer.train.gan_lr too), or take trainer.precision=32-true; "
-            f"{before}"
-        )
 
     def _judge(self, batch: int, write: bool) -> None:
         for kind, words in warnings_of(self.window, self.remedy, self.reachable).items():

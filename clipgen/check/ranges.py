@@ -1,6 +1,7 @@
 """The range of each number of a config, and the choices of each name."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from clipgen.config import Config
@@ -39,11 +40,13 @@ CHOICES = {
     "tokenizer.quantizer": ("nearest", "moving_average", "simvq", "gumbel", "fsq"),
     "tokenizer.train.pixel_loss": ("l1", "l2"), "tokenizer.train.gan_norm": ("group", "batch"),
     "tokenizer.train.perceptual": ("clip", "lpips", "squeezenet", "none"),
+    "trainer.precision": ("auto", "32-true", "bf16-mixed", "16-mixed"),
     "task": ("image", "caption"), "trainer.strategy": ("ddp", "fsdp"), "transformer.style": ("modern", "gpt2"),
     "transformer.condition": ("image", "text"),
     "transformer.train.optimizer": ("muon", "adamw"), "transformer.train.schedule": ("linear", "cosine"),
     "transformer.train.recon.estimator": ("straight_through", "gumbel"),
 }  # fmt: skip
+LOGGERS = ("csv", "tensorboard", "wandb")
 
 
 def value_of(cfg: Any, key: str) -> Any:
@@ -62,7 +65,16 @@ def check_ranges(cfg: Config) -> None:
             raise UserError(f"{key}={value} is out of range; take a value from 0 to 1")
     for key, choices in CHOICES.items():
         if (value := value_of(cfg, key)) not in choices:
-            raise UserError(f"{key}={value} is unknown; take {', '.join(map(str, choices[:-1]))} or {choices[-1]}")
+            raise unknown(key, value, choices)
+    for name in cfg.trainer.loggers:
+        if name not in LOGGERS:
+            raise unknown("trainer.loggers", name, LOGGERS)
+        if name == "wandb" and find_spec(name) is None:
+            raise UserError("trainer.loggers has wandb, which is not installed; pip install 'clipgen[wandb]'")
+
+
+def unknown(key: str, value: Any, choices: Sequence[Any]) -> UserError:
+    return UserError(f"{key}={value} is unknown; take {', '.join(map(str, choices[:-1]))} or {choices[-1]}")
 
 
 def check_size(key: str, size: Any, least: int) -> None:

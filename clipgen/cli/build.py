@@ -230,16 +230,9 @@ def _logger(name: str, folder: Path, batches: int) -> Logger:
         return AppendingCSVLogger(folder, batches)
     if name == "tensorboard":
         return TensorBoardLogger(folder.parent, name=folder.name, version="tensorboard")
-    if name == "wandb":
-        try:
-            from pytorch_lightning.loggers import WandbLogger
+    from pytorch_lightning.loggers import WandbLogger
 
-            return WandbLogger(name=folder.parent.name + "/" + folder.name, save_dir=folder, project="clipgen")
-        except ModuleNotFoundError as problem:
-            raise UserError(
-                "trainer.loggers has wandb, which is not installed; pip install 'clipgen[wandb]'"
-            ) from problem
-    raise UserError(f"trainer.loggers={name} is unknown; take csv, tensorboard or wandb")
+    return WandbLogger(name=folder.parent.name + "/" + folder.name, save_dir=folder, project="clipgen")
 
 
 class AppendingCSVLogger(CSVLogger):
@@ -248,7 +241,7 @@ class AppendingCSVLogger(CSVLogger):
     def __init__(self, folder: Path, batches: int):
         path = folder / "metrics.csv"
         with open(path, newline="") if path.exists() else io.StringIO() as file:
-            kept = [row for row in csv.DictReader(file) if int(row["step"]) < batches]
+            kept = [row for row in csv.DictReader(file) if (row["step"] or "").isdigit() and int(row["step"]) < batches]
         path.unlink(missing_ok=True)
         super().__init__(folder.parent, name=folder.name, version="", flush_logs_every_n_steps=10)
         with warnings.catch_warnings():

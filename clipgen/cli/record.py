@@ -15,6 +15,7 @@ from clipgen.data.manifest import describe_difference
 from clipgen.errors import UserError
 
 FILE = "stage.json"
+PREVIOUS = ".previous"  # how the name of a folder ends that was set aside
 
 
 @dataclass
@@ -37,6 +38,10 @@ class Record:
     def done(self) -> bool:
         return self.status == "done"
 
+    def resumed(self, old: dict[str, Any]) -> "Record":
+        self.status, self.seconds, self.peak_memory_mb = old["status"], old["seconds"], old["peak_memory_mb"]
+        return self
+
     def save(self) -> None:
         kept = ("stage", "status", "seconds", "peak_memory_mb", "settings", "inputs", "fingerprint")
         content = {k: getattr(self, k) for k in kept}
@@ -44,7 +49,10 @@ class Record:
 
 
 def begin(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, Any]) -> tuple[Record, list[str]]:
-    """The record of `folder`, and what has changed since it was made (then it begins anew, the old one set aside)."""
+    """The record of `folder`, and what has changed since it was made: then it begins anew, the old one set aside.
+
+    Where what is aside was made with the settings that are asked for now, the two change places instead.
+    """
     settings, inputs = _plain(settings), _plain(inputs)
     record = Record(folder, stage, settings, inputs)
     old = _read(folder)
@@ -52,17 +60,28 @@ def begin(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, 
         record.save()
         return record, []
     if old["fingerprint"] == record.fingerprint:
-        record.status, record.seconds = old["status"], old["seconds"]
-        record.peak_memory_mb = old["peak_memory_mb"]
-        return record, []
+        return record.resumed(old), []
     was = {**old["settings"], "inputs": old["inputs"]}
     changes = describe_difference(was, {**settings, "inputs": inputs})
     with explained(folder):
-        aside = folder.with_name(folder.name + ".previous")
-        shutil.rmtree(aside, ignore_errors=True)
-        os.replace(folder, aside)
+        aside = folder.with_name(folder.name + PREVIOUS)
+        if (before := _read(aside)) and before["fingerprint"] == record.fingerprint:
+            os.replace(aside, moving := folder.with_name(folder.name + ".moving"))
+            _set_aside(folder, aside)
+            os.replace(moving, folder)
+            return record.resumed(before), changes
+        _set_aside(folder, aside)
     record.save()
     return record, changes
+
+
+def _set_aside(folder: Path, aside: Path) -> None:
+    """What has trained nothing does not take the place of what has."""
+    if (folder / "last.ckpt").exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(folder, aside)
+    else:
+        shutil.rmtree(folder)
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

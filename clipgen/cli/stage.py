@@ -11,10 +11,11 @@ import pytorch_lightning as pl
 from PIL import Image
 
 from clipgen.callbacks.ema import EMA
+from clipgen.callbacks.finite import Finite
 from clipgen.checkpoint import read_checkpoint, weights_sha256
 from clipgen.cli.build import make_trainer
 from clipgen.cli.machine import peak_memory_mb, pick_device
-from clipgen.cli.record import Record, begin
+from clipgen.cli.record import PREVIOUS, Record, begin
 from clipgen.cli.say import say
 from clipgen.config import Config, Sampling, asdict_of
 from clipgen.data.module import CaptionedLatentData
@@ -30,7 +31,7 @@ OF_PREVIEWS = "guidance_scale", "guidance_schedule", "temperature", "top_k", "to
 
 def refuse_own(start: str, folder: Path, key: str) -> None:
     """Training into the folder that holds its own start would set that aside, or delete it."""
-    own = folder.resolve(), folder.with_name(folder.name + ".previous").resolve()
+    own = folder.resolve(), folder.with_name(folder.name + PREVIOUS).resolve()
     if Path(start).resolve().parent in own:
         raise UserError(
             f"{key}={start} lies in the folder that this training writes into; copy it elsewhere, or train under "
@@ -40,13 +41,15 @@ def refuse_own(start: str, folder: Path, key: str) -> None:
 
 def start(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, Any]) -> Record:
     record, changes = from_rank_zero(lambda: begin(folder, stage, settings, inputs))
+    aside, trained = folder.with_name(folder.name + PREVIOUS), (folder / "last.ckpt").exists()
     if changes:
         named = re.compile(r"^inputs\.(images|latents|clip|perceptual_weights)\b.*")
-        changes = [named.sub(r"the \1 changed", change) for change in changes]
-        say(f"{stage}: begins anew, since {', '.join(changes)} (the old one is in {folder}.previous)")
-    elif record.done:
+        why = ", ".join(named.sub(r"the \1 changed", change) for change in changes)
+        old = f" (the old one is in {aside})" if aside.exists() else ""
+        say(f"{stage}: {'takes up again what was aside' if trained else 'begins anew'}, since {why}{old}")
+    if record.done:
         say(f"{stage}: done already ({record.seconds:.0f} s), skipped")
-    elif (folder / "last.ckpt").exists():
+    elif trained:
         say(f"{stage}: continues from {folder / 'last.ckpt'}")
     return record
 
@@ -124,6 +127,8 @@ def fit_tokens(
     if cfg.trainer.compile:
         compile_in_place(module.transformer)
     ema = EMA("transformer", training.ema) if training.ema else None
+    rates = "transformer.train.lr" + (" and muon_lr" if training.optimizer == "muon" else "")
+    finite = Finite(record.folder, rates)
 
     def draw() -> Image.Image:
         with ema.weights() if ema else nullcontext():
@@ -132,7 +137,7 @@ def fit_tokens(
     fsdp = cfg.trainer.strategy == "fsdp"  # then no rank has the weights to draw with
     fit(
         cfg, record, module, data, training.batch_size, None if fsdp or samples is None else draw,
-        callbacks=[ema] if ema else [], shared_out=fsdp,
+        callbacks=[finite, ema] if ema else [finite], shared_out=fsdp,
     )  # fmt: skip
 
 

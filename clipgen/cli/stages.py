@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from clipgen.callbacks.ema import EMA
+from clipgen.callbacks.finite import Finite
 from clipgen.callbacks.health import Health
 from clipgen.check.tokenizer import check_perceptual
 from clipgen.checkpoint import weights_sha256
@@ -233,5 +234,6 @@ def train_clip(cfg: Config, folder: Path) -> Record:
     shards = data.shards("train")
     some = range(0, len(shards), max(1, len(shards) // 2000))
     captions = sorted({caption for i in some for caption in decode_captions(shards[i])})
-    fit(cfg, record, module, data, c.train.batch_size, None, lambda: save_open_clip(module, folder, captions))
+    finite = Finite(folder, "clip.train.lr")
+    fit(cfg, record, module, data, c.train.batch_size, None, lambda: save_open_clip(module, folder, captions), [finite])
     return record

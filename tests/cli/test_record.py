@@ -76,6 +76,31 @@ def test_only_the_last_folder_is_kept_aside(folder):
     assert sorted(path.name for path in folder.parent.iterdir()) == ["vqgan", "vqgan.previous"]
 
 
+def test_the_settings_of_before_bring_back_what_they_trained(folder):
+    for seed in (0, 1):
+        record, _ = begin(folder, "vqgan", {"seed": seed}, INPUTS)
+        (folder / "last.ckpt").write_text(str(seed))
+        record.status, record.seconds = "done", 5.0 + seed
+        record.save()
+    record, changes = begin(folder, "vqgan", {"seed": 0}, INPUTS)
+    assert record.done and record.seconds == 5 and changes == ["seed 1 → 0"]
+    assert (folder / "last.ckpt").read_text() == "0"
+    assert (folder.with_name("vqgan.previous") / "last.ckpt").read_text() == "1"
+    assert begin(folder, "vqgan", {"seed": 1}, INPUTS)[0].seconds == 6
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["vqgan", "vqgan.previous"]
+
+
+def test_a_mistake_that_trained_nothing_displaces_nothing(folder):
+    for seed in (0, 1):
+        begin(folder, "vqgan", {"seed": seed}, INPUTS)
+        (folder / "last.ckpt").write_text(str(seed))
+    for seed in (2, 3):
+        begin(folder, "vqgan", {"seed": seed}, INPUTS)  # ended before its first checkpoint
+    assert (folder.with_name("vqgan.previous") / "last.ckpt").read_text() == "1"
+    record, _ = begin(folder, "vqgan", {"seed": 1}, INPUTS)
+    assert (folder / "last.ckpt").read_text() == "1" and not record.done
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"status": "done"}', "\x00\x01"])
 def test_a_broken_record_is_named_and_nothing_is_touched(folder, content):
     folder.mkdir()
