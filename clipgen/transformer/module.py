@@ -76,6 +76,11 @@ class TokenModule(pl.LightningModule):
         rates, float32 = (self.lr, self.muon_lr), self.trainer.precision == "32-true"
         return make_optimizers(self.transformer, self.optimizer, *rates, self.weight_decay, beside, float32)
 
+    def loss_scale(self) -> float:
+        """By how much gradients are too large before an optimizer's step: in float16 Lightning scales the loss."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return scaler.get_scale() if scaler else 1.0
+
     def training_step(self, batch: dict, _: int) -> None:
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
@@ -90,7 +95,7 @@ class TokenModule(pl.LightningModule):
             self.manual_backward(loss / self.accumulate)
             logged.append(of_part)
         if self.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm)
+            torch.nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm * self.loss_scale())
         for optimizer in optimizers:
             optimizer.step()
         self.batches += 1

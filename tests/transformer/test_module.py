@@ -5,6 +5,7 @@ import math
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 
 from clipgen.callbacks.ema import EMA
 from clipgen.checkpoint import read_checkpoint, submodule
@@ -139,12 +140,16 @@ def test_a_batch_in_parts_or_with_recomputed_blocks_trains_the_same(latent_folde
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
 
 
-def test_gradients_are_cut_to_the_norm_that_is_asked_for(latent_folder, make_trainer):
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+def test_gradients_are_cut_to_the_norm_that_is_asked_for(latent_folder, make_trainer, scale):
+    """Also where the loss is scaled for float16: fused AdamW takes scaled gradients, and unscales them itself."""
     of_all = []
     for clip_norm in (0.0, 1e-3):
-        trained, kept = module(clip_norm=clip_norm), Kept()
-        make_trainer(kept, limit_train_batches=1, limit_val_batches=0).fit(trained, datamodule=data(latent_folder))
-        of_all.append(torch.cat([gradient.flatten() for gradient in kept.gradients.values()]))
+        trained, kept = module({"dropout": 0.0}, clip_norm=clip_norm, optimizer="adamw"), Kept()
+        half = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
+        trainer = make_trainer(kept, limit_train_batches=1, limit_val_batches=0, plugins=[half] if scale > 1 else [])
+        trainer.fit(trained, datamodule=data(latent_folder))
+        of_all.append(torch.cat([gradient.flatten() for gradient in kept.gradients.values()]) / scale)
     whole, cut = of_all
     assert whole.norm() > 0.01 and float(cut.norm()) == pytest.approx(1e-3, rel=1e-3)
     torch.testing.assert_close(cut / cut.norm(), whole / whole.norm())
