@@ -19,7 +19,7 @@ from multiprocessing import get_all_start_methods, get_context, get_start_method
 from pathlib import Path
 
 from clipgen.cli.say import say
-from clipgen.cli.score import score_of
+from clipgen.cli.score import score_of, stage_folder
 from clipgen.data.atomic import write_json
 from clipgen.data.lock import alone
 from clipgen.errors import UserError
@@ -46,7 +46,8 @@ class Job:
         hydra = HydraConfig.get()
         folder = Path(hydra.sweep.dir) / hydra.sweep.subdir
         typed = list(hydra.overrides.task)
-        about = {"overrides": typed, "command": [self.verb, *typed], "stage": cfg.stage, "metric": cfg.metric}
+        of = {"stage": cfg.stage, "task": cfg.task, "metric": cfg.metric}
+        about = {"overrides": typed, "command": [self.verb, *typed], **of}
         log, began = folder / LOG, time.perf_counter()
         earlier, written = spent(folder), log.stat().st_size if log.is_file() else 0
 
@@ -67,7 +68,8 @@ class Job:
         score = None
         if reason is None:
             try:
-                score = score_of(folder, "transformer" if self.verb == "run" else cfg.stage, cfg.metric)
+                stage = "transformer" if self.verb == "run" else stage_folder(cfg.stage, cfg.task)
+                score = score_of(folder, stage, cfg.metric)
             except UserError as problem:
                 reason = str(problem)
         if reason:

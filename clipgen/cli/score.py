@@ -26,9 +26,21 @@ def direction_of(metric: str, given: str | None) -> str:
     raise UserError(f"metric={metric} does not say which way is better; add direction=minimize or direction=maximize")
 
 
+def stage_folder(stage: str, task: str) -> str:
+    """What the folder of a stage is called."""
+    return "caption" if task == "caption" else stage
+
+
 def is_figure(metric: str) -> bool:
     """Whether it is one of metrics.json, which are made after the training."""
     return "/" not in metric
+
+
+def check_asked(cfg) -> None:
+    """UserError for a figure of images that nothing is asked for."""
+    by_text = cfg.metric.startswith("clip.score") or (cfg.stage == "paired" and is_figure(cfg.metric))
+    if by_text and not cfg.prompts and not cfg.world:
+        raise UserError(f"metric={cfg.metric} needs something to ask for; give prompts='[a red bird,a blue one]'")
 
 
 def score_of(folder: Path, stage: str, metric: str) -> float:

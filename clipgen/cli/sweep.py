@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from clipgen.cli.job import FILE
 from clipgen.cli.say import say
-from clipgen.cli.score import direction_of, is_figure
+from clipgen.cli.score import check_asked, direction_of, is_figure
 from clipgen.errors import UserError
 
 ABOUT = "sweep.json"
@@ -37,16 +37,20 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
         from clipgen.data.atomic import write_json
+        from clipgen.evaluation.sweep import WAITING
 
         with ends_the_sweep():
             swept = swept_values(config)
             check_sweep(config, swept)
             folder = Path(config.hydra.sweep.dir)
             self.lock = held(folder)
-            for path in folder.glob(f"*/{FILE}"):  # what failed before is tried again, if it is asked for again
-                if json.loads(path.read_text("utf-8"))["status"] != "done":
-                    path.unlink()
-            write_json(folder / ABOUT, about(config, swept))
+            sweep = about(config, swept)
+            jobs = {path: json.loads(path.read_text("utf-8")) for path in folder.glob(f"*/{FILE}")}
+            unfinished = {path: job for path, job in jobs.items() if job["status"] != "done"}
+            check_earlier(folder, sweep, [job for path, job in jobs.items() if path not in unfinished])
+            for path, job in unfinished.items():  # tried again, if it is asked for again
+                write_json(path, job | {"status": WAITING})
+            write_json(folder / ABOUT, sweep)
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
         from clipgen.evaluation.sweep import read_sweep, write_page
@@ -106,6 +110,7 @@ def check_sweep(config: DictConfig, swept: dict[str, int | None]) -> None:
             f"{sys.argv[0].split()[-1]} trainer.devices=N {one} name=ANOTHER_EACH_TIME"
         )
     direction_of(config.metric, config.direction)
+    check_asked(config)
     if is_figure(config.metric) and config.stage not in (None, "transformer", "paired"):
         raise UserError(
             f"metric={config.metric} is a figure of generated images, which stage={config.stage} makes none of; take "
@@ -113,6 +118,18 @@ def check_sweep(config: DictConfig, swept: dict[str, int | None]) -> None:
         )
     if not swept:
         raise UserError("-m sweeps, but no setting has several values; type some, as seed=0,1,2, or leave -m out")
+
+
+def check_earlier(folder: Path, sweep: dict[str, Any], done: list[dict[str, Any]]) -> None:
+    """UserError where the folder has finished jobs of another kind: they would be ranked with those to come."""
+    for job in done:
+        for key, now in sweep["of"].items():
+            was = job["command"][0] if key == "command" else job.get(key, now)
+            if was != now:
+                raise UserError(
+                    f"{folder} has finished jobs of another sweep: {key} {was}, and now {now}; they cannot be ranked "
+                    "together, so take another name= or hydra.sweep.dir=multirun/NAME"
+                )
 
 
 def held(folder: Path) -> FileLock:
@@ -139,4 +156,7 @@ def about(config: DictConfig, swept: dict[str, int | None]) -> dict[str, Any]:
         "direction": direction_of(config.metric, config.direction),
         "swept": list(swept),
         "jobs": jobs,
-    }
+        "of": {
+            "command": sys.argv[0].split()[-1], "stage": config.stage, "task": config.task, "metric": config.metric
+        },
+    }  # fmt: skip

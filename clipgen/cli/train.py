@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clipgen.check import check
 from clipgen.cli.launch import join, launch, launched
-from clipgen.cli.score import is_figure
+from clipgen.cli.score import check_asked, is_figure, stage_folder
 from clipgen.config import STAGES, Config
 from clipgen.errors import UserError
 
@@ -19,7 +19,8 @@ def main(cfg: Config) -> float | None:
     check(cfg)
     if cfg.task == "caption" and is_figure(cfg.metric):
         raise UserError(f"metric={cfg.metric} is a figure of images, of which a captioner makes none; leave it out")
-    folder = job_folder(cfg) / ("caption" if cfg.task == "caption" else cfg.stage)
+    check_asked(cfg)
+    folder = job_folder(cfg) / stage_folder(cfg.stage, cfg.task)
     if cfg.trainer.devices > 1 and not launched():
         launch(cfg.trainer.devices, ["train", *sys.argv[1:]])
         return best_score(folder)
@@ -59,7 +60,7 @@ def judge(cfg: Config, folder: Path) -> None:
     from clipgen.cli.machine import pick_device
     from clipgen.cli.results import evaluate_once
 
-    evaluate_once(cfg, lambda: assemble_stage(cfg, folder, pick_device(cfg.trainer.device)), folder.parent)
+    evaluate_once(cfg, lambda: assemble_stage(cfg, folder, pick_device(cfg.trainer.device)), folder)
 
 
 def job_folder(cfg: Config) -> Path:

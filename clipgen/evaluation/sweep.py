@@ -18,6 +18,7 @@ from clipgen.evaluation.scatter import Dot, scatter
 from clipgen.page import document, embed, section, sortable, table, tile
 
 ABOUT, JOB = "sweep.json", "job.json"
+WAITING = "waiting"  # a job of an earlier command that did not finish, until it is asked for again
 WIDEST = 2000  # pixels of a picture
 PICTURES = ("samples.png", "*/grids/latest.png")  # of a job, the first that is there
 NAMED = 8  # jobs that are not finished
@@ -90,6 +91,7 @@ def read_sweep(folder: Path) -> Sweep:
     notes: list[str] = []
     at_work = is_held(folder)
     jobs = [_read_job(path, swept, notes, at_work) for path in sorted(folder.glob(f"*/{JOB}"))]
+    jobs = [job for job in jobs if job.status != WAITING]
     for job in jobs:
         if job.status == "failed":
             notes.append(f"failed: {job.values_line or job.folder.name}: {job.reason}")
