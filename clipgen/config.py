@@ -275,7 +275,6 @@ class Config:
     direction: str | None = None  # minimize or maximize; null: as its name says
     world: str | None = None
     prompts: list[str] = field(default_factory=list)
-    preview: str = "prompts"
     seed: int = 0
     bank: int = 10_000  # embeddings kept in the model folder for bridge=knn
     replace: bool = False
@@ -292,6 +291,7 @@ class Config:
 
 
 STAGES = ("vqgan", "transformer", "paired", "super", "clip")
+PREVIOUS = ".previous"  # how the name of a stage's folder ends that was set aside
 WORLDS = ("shapes", "two")
 LONGEST = 200  # bytes of a folder's name
 

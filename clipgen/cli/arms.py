@@ -58,6 +58,8 @@ class Arm:
 def typed_words() -> list[str]:
     """What the user typed for the settings of a run, to be typed again; not where it runs, nor what it compares."""
     words = HydraConfig.get().overrides.task
+    if own := next((word for word in words if word.startswith("compare.arm.")), None):
+        raise UserError(f"{own} is of one arm; write it into its file, conf/arm/NAME.yaml of your own --config-dir")
     return [word for word in words if word.lstrip("+~").partition("=")[0] != "out" and not word.startswith("compare.")]
 
 

@@ -64,10 +64,10 @@ def find_world(cfg: Config) -> World:
 
 
 class Asked:
-    """The model in `folder`, of which `load` makes a generator when it is first needed."""
+    """The model that `stage` in `folder` trained, of which `load` makes a generator when it is first needed."""
 
-    def __init__(self, folder: Path, seed: int, world: World, load: Callable[[], ClipGen]):
-        self.folder, self.seed, self.world = folder, seed, world
+    def __init__(self, folder: Path, stage: str, seed: int, world: World, load: Callable[[], ClipGen]):
+        self.folder, self.stage, self.seed, self.world = folder, stage, seed, world
         self.load = load
 
     @cached_property
@@ -77,7 +77,7 @@ class Asked:
     @cached_property
     def weights(self) -> str:
         """Which training this is: another one is asked anew."""
-        stage = json.loads(next(self.folder.glob(f"*/{STAGE}")).read_text(encoding="utf-8"))
+        stage = json.loads((self.folder / self.stage / STAGE).read_text(encoding="utf-8"))
         return f"{stage['fingerprint']} {stage['seconds']}"
 
     def trial(self, settings: dict[str, Any], n: int) -> float:

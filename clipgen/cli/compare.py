@@ -304,7 +304,8 @@ class Compared:
     def asked(self, job: Job):
         from clipgen.cli.asking import Asked
 
-        return Asked(self.folder(job), job.seed, self.world, lambda: self.generator(job))
+        stage = self.arms[job.variant.arm].cfg.stage
+        return Asked(self.folder(job), stage, job.seed, self.world, lambda: self.generator(job))
 
     @cached_property
     def world(self):

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipgen.config import PREVIOUS
 from clipgen.data.atomic import explained, fingerprint, write_json
 from clipgen.data.manifest import describe_difference
 from clipgen.errors import UserError
 
 FILE = "stage.json"
-PREVIOUS = ".previous"  # how the name of a folder ends that was set aside
 
 
 @dataclass

@@ -27,8 +27,12 @@ EXAMPLES = {
 LOOKED_UP = 16  # samples whose nearest training picture is shown
 
 
-def evaluate_run(cfg: Config, pipeline: ClipGen, out: Path) -> dict[str, float]:
-    """Metrics of tokenizer, CLIP and generator; writes samples.png, nearest.png and reconstructions.png into `out`."""
+def evaluate_run(cfg: Config, pipeline: ClipGen, stage: Path) -> dict[str, float]:
+    """Metrics of tokenizer, CLIP and generator, whose weights are in `stage`; writes its pictures beside that folder:
+
+    samples.png, nearest.png and reconstructions.png.
+    """
+    out = stage.parent
     size = pipeline.vqgan.image_size
     data = ImageData(cfg.shards, size, 256, 1, cfg.seed, val_samples=1000)
     data.setup("validate")
@@ -46,7 +50,7 @@ def evaluate_run(cfg: Config, pipeline: ClipGen, out: Path) -> dict[str, float]:
     t = cfg.tokenizer.train
     if not cfg.tokenizer.ckpt:
         metrics["vqgan.gan_share"] = round(max(0.0, 1 - gan_start(t) / t.steps), 4) if t.gan_weight > 0 else 0.0
-    metrics |= _transformer_loss(out)
+    metrics |= _transformer_loss(stage)
     if cfg.world:
         questions, judge = prompts_and_judge(cfg.world)
         metrics |= judge.zero_shot(pipeline.clip, size)
@@ -59,7 +63,7 @@ def evaluate_run(cfg: Config, pipeline: ClipGen, out: Path) -> dict[str, float]:
         shown = [image for i in list(picks)[:SHOWN] for image in images[i * EACH : (i + 1) * EACH]]
         scores = pipeline.scores(images, [p.text for p in prompts for _ in range(EACH)])
         metrics["clip.score.conditioning"] = float(np.mean(scores))
-    elif cfg.prompts and cfg.preview == "prompts":
+    elif cfg.prompts:
         texts = list(cfg.prompts)[:SHOWN]
         shown = pipeline.generate(texts, EACH, cfg.seed)
         scores = pipeline.scores(shown, [text for text in texts for _ in range(EACH)])
@@ -67,22 +71,25 @@ def evaluate_run(cfg: Config, pipeline: ClipGen, out: Path) -> dict[str, float]:
     else:
         texts, shown = _variations(cfg, pipeline, data)
     save(prompt_sheet(shown, texts), out, "samples")
-    metrics |= _nearest(data, shown, out)
+    each = len(shown) // max(1, len(texts))
+    made = [image for i, image in enumerate(shown) if i % each >= each - EACH]  # without a held-out one before them
+    metrics |= _nearest(data, made, out)
     return metrics
 
 
-def evaluate_once(cfg: Config, make: Callable[[], ClipGen], out: Path) -> dict[str, float]:
+def evaluate_once(cfg: Config, make: Callable[[], ClipGen], stage: Path) -> dict[str, float]:
     """`evaluate_run` of `make()`, not done again where the models and how they are asked are the same."""
-    kept, figures = out / "evaluated.json", out / "metrics.json"
-    models = [tokenizer_path(cfg), *sorted((out / "transformer").glob("*.ckpt"))]
+    kept, figures = stage.with_name("evaluated.json"), stage.with_name("metrics.json")
+    models = [tokenizer_path(cfg), *sorted(stage.glob("*.ckpt"))]
     how = {
+        "stage": stage.name,
         "sampling": asdict_of(cfg.sampling), "prompts": list(cfg.prompts), "world": cfg.world, "seed": cfg.seed,
-        "preview": cfg.preview, "bank": cfg.bank, "latents": Manifest.load(cfg.latents, "latents").content,
+        "bank": cfg.bank, "latents": Manifest.load(cfg.latents, "latents").content,
         "models": [[path.stat().st_size, path.stat().st_mtime_ns] for path in models],
     }  # fmt: skip
     if kept.is_file() and figures.is_file() and json.loads(kept.read_text("utf-8")) == how:
         return json.loads(figures.read_text("utf-8"))
-    metrics = evaluate_run(cfg, make(), out)
+    metrics = evaluate_run(cfg, make(), stage)
     write_json(figures, metrics)
     write_json(kept, how)
     return metrics
@@ -127,11 +134,11 @@ def save(picture: Image.Image, out: Path, name: str) -> None:
         picture.save(path, format="PNG")
 
 
-def _transformer_loss(out: Path) -> dict[str, float]:
+def _transformer_loss(stage: Path) -> dict[str, float]:
     from clipgen.cli.train import best_score
 
-    loss = best_score(out / "transformer")
-    return {} if loss is None else {"transformer.val_loss": loss}
+    loss = best_score(stage)
+    return {} if loss is None else {f"{stage.name}.val_loss": loss}
 
 
 def _captions_seen(pipeline: ClipGen) -> dict[str, float]:

@@ -80,7 +80,7 @@ def main(cfg: Config) -> None:
     start = time.perf_counter()
     with shared.latents():
         before = stamp(cfg.latents)
-        encode_latents(cfg, replace=True)
+        encode_latents(cfg, replace=shared.own["latents"])
     timed("encode", start, before == stamp(cfg.latents))
     train_on_ranks(cfg, "transformer")
     record = stages.train_transformer(cfg, out / "transformer")
@@ -92,7 +92,8 @@ def main(cfg: Config) -> None:
         export(cfg, tokenizer_path(cfg), weights, Path(cfg.latents), out / "model")
         return ClipGen.from_pretrained(out / "model", device)
 
-    metrics = evaluate_once(cfg, made, out) if shared.folder else evaluate_run(cfg, made(), out)
+    stage = out / "transformer"
+    metrics = evaluate_once(cfg, made, stage) if shared.folder else evaluate_run(cfg, made(), stage)
     timed("evaluate", start)
     seconds["total"] = sum(value for stage, value in seconds.items() if stage != "total")
     metrics |= {f"seconds.{stage}": round(value, 1) for stage, value in seconds.items()}

@@ -15,9 +15,9 @@ from clipgen.callbacks.finite import Finite
 from clipgen.checkpoint import read_checkpoint, weights_sha256
 from clipgen.cli.build import make_trainer
 from clipgen.cli.machine import peak_memory_mb, pick_device
-from clipgen.cli.record import PREVIOUS, Record, begin
+from clipgen.cli.record import Record, begin
 from clipgen.cli.say import say
-from clipgen.config import Config, Sampling, asdict_of
+from clipgen.config import PREVIOUS, Config, Sampling, asdict_of
 from clipgen.data.module import CaptionedLatentData
 from clipgen.errors import UserError
 from clipgen.ranks import from_rank_zero, rank, same_on_ranks, world_size

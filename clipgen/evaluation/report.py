@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from clipgen.config import PREVIOUS
 from clipgen.data.atomic import replacing
 from clipgen.errors import UserError
 from clipgen.evaluation.curves import Curve, charts, read_curves
@@ -103,7 +104,9 @@ def read_run(folder: Path) -> Run:
 
 
 def _is_stage(path: Path) -> bool:
-    return any((path / name).exists() for name in ("stage.json", "metrics.csv", "grids"))
+    return not path.name.endswith(PREVIOUS) and any(
+        (path / name).exists() for name in ("stage.json", "metrics.csv", "grids")
+    )
 
 
 def _read_stage(folder: Path, notes: list[str]) -> Stage:

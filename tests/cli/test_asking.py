@@ -19,8 +19,11 @@ def test_tokens_per_second_are_those_of_sampling_without_what_loading_takes(tmp_
         time.sleep(0.5)
         return SimpleNamespace(generate=generate, transformer=SimpleNamespace(n_tokens=64))
 
-    (tmp_path / "transformer").mkdir()
-    (tmp_path / "transformer" / "stage.json").write_text(json.dumps({"fingerprint": "1", "seconds": 1.0}))
+    for name, fingerprint in (("transformer.previous", "0"), ("transformer", "1")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "stage.json").write_text(json.dumps({"fingerprint": fingerprint, "seconds": 1.0}))
     world = World("one", {"test": ["a dot"]}, lambda split, images: {"judge.all": np.ones(1)}, "judge.all", {})
-    found = Asked(tmp_path, 0, world, load).test({}, 2, None)
+    asked = Asked(tmp_path, "transformer", 0, world, load)
+    assert asked.weights == "1 1.0", "and not those set aside"
+    found = asked.test({}, 2, None)
     assert found["seconds"] < 0.4 and found["tokens_per_s"] > 2 * 64 / 0.4

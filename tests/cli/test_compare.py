@@ -94,7 +94,7 @@ class Answers:
     asked: ClassVar[Counter] = Counter()
     trials: ClassVar[dict[str, list]] = {}
 
-    def __init__(self, folder, seed, world, load):
+    def __init__(self, folder, stage, seed, world, load):
         self.folder, self.seed, self.world = Path(folder), seed, world
         self.arm = self.folder.parent.name
 
@@ -433,6 +433,7 @@ def test_a_budget_that_is_too_small_is_refused_before_anything_is_trained(clipge
         (["compare.arms=[plain_swap]"], "put it first"),
         (["compare.arms=[clipgen,clipgen]"], "each once"),
         (["compare.arms=[clipgen,paird]"], "Could not find 'arm/paird'"),
+        (["compare.arm.keep=4"], "compare.arm.keep=4 is of one arm; write it into its file"),
         (["compare.trials=0"], "compare.trials=0; take at least 1"),
         (["compare.trials=1000"], "of arm clipgen are 216 ways"),
         (["captions=no.tsv"], "captions=no.tsv does not exist"),

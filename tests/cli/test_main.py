@@ -23,7 +23,7 @@ HEAVY = ("torch", "pytorch_lightning", "open_clip", "taming", "webdataset", "ten
 
 # A public key is not renamed or taken away without a line in CHANGELOG.
 KEYS = {
-    "run": "name out images captions captions_share shards latents stage task experiment world prompts preview seed "
+    "run": "name out images captions captions_share shards latents stage task experiment world prompts seed "
     "bank replace prep clip tokenizer transformer paired encode executor sampling trainer metric "
     "direction compare",
     "sample": "model prompts image mix negative mask candidates keep rerank captioner upscale out n seed "

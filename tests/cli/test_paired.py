@@ -100,6 +100,15 @@ def test_one_of_ours_goes_on_from_its_weights_with_its_pieces(train, run_folder,
     assert not (tmp_path / "other").exists()
 
 
+def test_figures_are_those_of_the_last_training(train, captioned, tmp_path):
+    words = [f"shards={captioned / 'shards'}", "prompts=[a red circle]", "metric=clip.score.conditioning"]
+    found = []
+    for steps in (6, 6, 7):
+        assert train(*words, f"transformer.train.steps={steps}").status == 0
+        found.append(json.loads((tmp_path / "metrics.json").read_text()))
+    assert found[0] == found[1] and found[0]["paired.val_loss"] != found[2]["paired.val_loss"]
+
+
 @pytest.mark.parametrize("at", ["cogview_tiny", "clipgen_tiny"])
 def test_cogview_s_preset_trains_with_everything_on(train, at, tmp_path):
     small = ["transformer.width=64", "transformer.depth=1", "transformer.heads=1", "transformer.train.ema=0.9"]

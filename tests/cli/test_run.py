@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipgen.cli import stages
+from clipgen.cli import results, stages
 from clipgen.clip.frozen import load_clip
 from clipgen.data.manifest import Manifest
 from clipgen.errors import UserError
@@ -204,6 +204,25 @@ def test_without_prompts_the_samples_are_variations(clipgen, pictures, tiny, cop
     assert "clip.score.conditioning" not in json.loads((copy / "metrics.json").read_text())
     with Image.open(copy / "samples.png") as picture:
         assert picture.width > 4 * 32
+
+
+def test_held_out_pictures_are_not_looked_up_as_samples(clipgen, pictures, tiny, copy, monkeypatch):
+    found, made = [], []
+    looked_up, vary = results._nearest, ClipGen.vary
+    monkeypatch.setattr(ClipGen, "vary", lambda *words: made.extend(each := vary(*words)) or each)
+    monkeypatch.setattr(
+        results, "_nearest", lambda data, images, out: found.extend(images) or looked_up(data, images, out)
+    )
+    assert clipgen("run", f"images={pictures}", f"out={copy}", *tiny, "seed=0").status == 0
+    assert len(made) > 4 and [id(image) for image in found] == [id(image) for image in made]
+
+
+def test_latents_of_another_run_are_never_made_again(clipgen, one_line, pictures, tiny, run_folder, tmp_path):
+    before = stamps(run_folder / "latents", "*")
+    said = one_line(
+        clipgen("run", f"images={pictures}", f"out={tmp_path}", *tiny, f"latents={run_folder / 'latents'}", "seed=3")
+    )
+    assert "latents" in said and "other" in said and stamps(run_folder / "latents", "*") == before
 
 
 # Stages of their own, and sweeps

@@ -79,7 +79,7 @@ def complete(tmp_path) -> Path:
         "judge.foreground": 0.9625,
         "spread.x": 0.11,
         "spread.training.x": 0.125,
-        "clip.captions": 20000,
+        "clip.captions_seen": 20000,
         "vqgan.psnr": 21.5,
         "images.train": 18000,
         "seconds.total": 431.2,
