@@ -13,7 +13,7 @@ import torch
 from clipgen.caption_pipeline import Captioner
 from clipgen.checkpoint import load_weights, save_weights
 from clipgen.clip.frozen import LOCAL_DIR, WEIGHT_FILES, ClipIdentity, FrozenClip, load_clip
-from clipgen.data.atomic import replacing, sha256_file, write_json
+from clipgen.data.atomic import explained, replacing, sha256_file, write_json
 from clipgen.errors import UserError
 from clipgen.paired.captioner import CaptionTransformer
 from clipgen.paired.model import PairedTransformer
@@ -138,6 +138,7 @@ def _load_clip(at: Path, folder: bool, model: str | None, pretrained: str | None
 
 def save(pipeline: ClipGen, folder: Path) -> None:
     """Write all of it, config.json last."""
+    _begin(folder)
     identity = pipeline.clip.identity
     local = identity.model.startswith(LOCAL_DIR)
     if local:
@@ -153,8 +154,15 @@ def save(pipeline: ClipGen, folder: Path) -> None:
     write(pipeline, folder, files, {"sampling": pipeline.sampling, "clip": clip})
 
 
+def _begin(folder: Path) -> None:
+    """From here until it is whole again, an earlier model in `folder` is none."""
+    with explained(folder):
+        (folder / "config.json").unlink(missing_ok=True)
+
+
 def write(model: Any, folder: Path, files: dict[str, Any], more: dict[str, Any]) -> None:
     """Its networks, `files` (tensors, bytes, or None to have none), the card, and config.json with `more`, last."""
+    _begin(folder)
     save_weights(model.vqgan.state_dict(), folder / "tokenizer.safetensors")
     save_weights(model.transformer.state_dict(), folder / "transformer.safetensors")
     for name, content in files.items():

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from clipgen import ClipGen
+from clipgen import ClipGen, pretrained
 from clipgen.clip.frozen import load_clip
 from clipgen.errors import UserError
 
@@ -66,6 +66,20 @@ def test_the_folder_works_wherever_it_lies(pipeline, saved, tmp_path):
     finally:
         hidden.rename(saved)
     assert np.array_equal(pixels(made), pixels(pipeline.generate(PROMPTS, n=1)))
+
+
+@pytest.mark.parametrize("at", ["_copy_clip", "save_weights"])
+def test_a_folder_that_was_not_written_to_the_end_is_no_model(pipeline, saved, tmp_path, monkeypatch, at):
+    shutil.copytree(saved, tmp_path / "model")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrained, at, killed)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError):
+        ClipGen.from_pretrained(tmp_path / "model")
 
 
 def test_what_the_folder_holds(saved):
