@@ -56,7 +56,7 @@ class Upscaler:
         write(self, Path(folder), {}, {"sampling": self.sampling})
 
     def _check_size(self, image: Image.Image) -> None:
-        step, (h, w) = self.vqgan.downsample, self.transformer.window
+        step, (h, w) = self.vqgan.downsample, self.transformer.small
         if image.height % step or image.width % step or image.height < h * step or image.width < w * step:
             raise UserError(
                 f"a picture of {size_of(image)} pixels cannot be enlarged: width and height must be multiples of "
@@ -97,7 +97,7 @@ class Upscaler:
         return made
 
     def card(self) -> str:
-        h, w = self.transformer.window
+        h, w = self.transformer.small
         step, parameters = self.vqgan.downsample, sum(p.numel() for p in self.transformer.parameters()) / 1e6
         return (
             "---\nlibrary_name: clipgen\npipeline_tag: image-to-image\n---\n"

@@ -19,7 +19,7 @@ from clipgen.upscale.windows import SCALE
 
 
 class UpscaleTransformer(CausalTransformer):
-    """Causal model of a large window's tokens behind those of the small one; `window` is (height, width) of the latter.
+    """Causal model of a large window's tokens behind those of the small one; `small` is (height, width) of the latter.
 
     It is never asked without its small window, so it knows no null and no guidance.
     """
@@ -39,7 +39,7 @@ class UpscaleTransformer(CausalTransformer):
         sandwich: bool = False,
         pb_relax: bool = False,
     ):
-        h, w = self.window = tuple(window)
+        h, w = self.small = tuple(window)
         super().__init__((SCALE * h, SCALE * w), codebook_size)
         self.embed = nn.Embedding(codebook_size, width)
         self.place_of_small_SD = nn.Parameter(torch.zeros(h * w, width))
@@ -58,6 +58,10 @@ class UpscaleTransformer(CausalTransformer):
 
     def forward(self, large_BL: Tensor, small_BS: Tensor) -> Tensor:
         """Logits (B, L, V) of every token of the large window given those before it."""
+        return self.outputs(large_BL, small_BS)
+
+    def outputs(self, large_BL: Tensor, small_BS: Tensor) -> Tensor:
+        """`forward`, which is compiled or shared out under this name (clipgen/transformer/execution.py)."""
         prefix_BPD, _ = self.prefix(small_BS)
         x_BTD = torch.cat([prefix_BPD, self.embed(large_BL[:, :-1])], 1)
         return self.head(self.run(x_BTD, 0)[:, self.n_prefix - 1 :])

@@ -24,27 +24,27 @@ class UpscaleModule(TokenModule):
         seed_batch(self.seed, self.batches)
         rank, world = self.global_rank, world_size()
         small_Bhw, large_BHW = batch["tokens"], batch["large"]
-        room = [side - window + 1 for side, window in zip(small_Bhw.shape[1:], self.transformer.window, strict=True)]
+        room = [side - window + 1 for side, window in zip(small_Bhw.shape[1:], self.transformer.small, strict=True)]
         uniform_B2 = torch.rand(len(small_Bhw) * world, 2, device=self.device)[rank::world]
         seed_batch(self.seed, self.batches, 1 + rank)  # of what is drawn from here on: dropout
         places_B2 = (uniform_B2 * torch.tensor(room, device=self.device)).long()
         return {
-            "small_BS": windows_at(small_Bhw, places_B2, self.transformer.window),
+            "small_BS": windows_at(small_Bhw, places_B2, self.transformer.small),
             "large_BL": windows_at(large_BHW, SCALE * places_B2, self.transformer.grid),
         }
 
     def losses(self, small_BS: Tensor, large_BL: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        loss = token_loss(self.transformer(large_BL, small_BS), large_BL, self.label_smoothing, self.z_loss)
+        loss = token_loss(self.transformer.outputs(large_BL, small_BS), large_BL, self.label_smoothing, self.z_loss)
         return loss, {"loss": loss.detach()}
 
     def validation_step(self, batch: dict, _: int) -> None:
         """In nats a token over all windows that a whole picture is enlarged by, and the share of tokens told right."""
         small_Bhw, large_BHW = batch["tokens"], batch["large"]
-        window, grid = self.transformer.window, self.transformer.grid
+        window, grid = self.transformer.small, self.transformer.grid
         for row in parts(small_Bhw.shape[1], window[0]):
             for column in parts(small_Bhw.shape[2], window[1]):
                 large_BL = cut(large_BHW, SCALE * row.start, SCALE * column.start, grid)
-                logits_BLV = self.transformer(large_BL, cut(small_Bhw, row.start, column.start, window))
+                logits_BLV = self.transformer.outputs(large_BL, cut(small_Bhw, row.start, column.start, window))
                 rows = len(large_BL)
                 self.log("val/loss", token_loss(logits_BLV, large_BL), prog_bar=True, batch_size=rows)
                 right = (logits_BLV.argmax(-1) == large_BL).float().mean()

@@ -32,7 +32,7 @@ def upscale(
             on_window()
         return made_Bhw.flatten(1)
 
-    return enlarge(small_Bhw, model.window, draw)
+    return enlarge(small_Bhw, model.small, draw)
 
 
 def window_seed(seed: int, number: int) -> int:

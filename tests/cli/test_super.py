@@ -112,12 +112,21 @@ def test_latents_of_one_size_are_refused(train, one_line, run_folder):
 
 
 @pytest.mark.slow
-def test_two_ranks_train_what_one_does(train, clipgen_process, tmp_path):
+def test_it_is_compiled(train, clipgen_process, tmp_path):
+    outcome = train("trainer.compile=true", command=clipgen_process)
+    assert outcome.status == 0, outcome.error
+    assert read_checkpoint(tmp_path / "super" / "last.ckpt", "super")["clipgen"]["batches"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_ranks_train_what_one_does(train, clipgen_process, tmp_path, strategy):
     common = ["trainer.precision=32-true", "transformer.train.optimizer=adamw", "transformer.dropout=0"]
     states = []
     for devices in (1, 2):
         out = tmp_path / str(devices)
-        outcome = train(*common, f"trainer.devices={devices}", out=out, command=clipgen_process)
+        how = [f"trainer.devices={devices}", f"trainer.strategy={strategy if devices > 1 else 'ddp'}"]
+        outcome = train(*common, *how, out=out, command=clipgen_process)
         assert outcome.status == 0, outcome.error
         states.append(read_checkpoint(out / "super" / "last.ckpt", "super")["state_dict"])
     for name, tensor in states[0].items():
