@@ -103,7 +103,7 @@ def choose(cfg: Config, facts: Facts) -> list[Choice]:
     width, depth = ((384, 8) if small else (768, 12) if base else (1024, 24)) if facts.gpu else (192, 5)
     fill(m, "transformer.width", width, f"{images}, {machine}")
     fill(m, "transformer.depth", depth, f"{images}, {machine}")
-    fill(m, "transformer.heads", max(1, m.width // 64), "heads of 64")
+    fill(m, "transformer.heads", heads_for(m.width), f"heads of {m.width // heads_for(m.width)}")
     fill(m, "transformer.dropout", 0.1 if facts.n_images < 10_000 else 0.0, images)
     fill(m.train, "transformer.train.batch_size", 256 if facts.gpu else 64, machine)
     gpu_steps = _between(5_000, 100 * facts.n_images // m.train.batch_size, 300_000)
@@ -121,6 +121,12 @@ def choose(cfg: Config, facts: Facts) -> list[Choice]:
     fill(cfg.trainer, "trainer.grid_every", _between(1, shortest // 8, 2000), f"{shortest} steps")
     fill(cfg.prep, "prep.workers", facts.cores, f"{facts.cores} CPU cores")
     return choices
+
+
+def heads_for(width: int) -> int:
+    """So many that a head has as near to 64 as a multiple of 4 can be; 1 where the width has none."""
+    fitting = [heads for heads in range(1, width // 4 + 1) if width % (4 * heads) == 0]
+    return min(fitting, key=lambda heads: abs(width / heads - 64), default=1)
 
 
 def _between(low: int, value: int, high: int) -> int:

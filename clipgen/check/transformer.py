@@ -2,6 +2,7 @@
 
 from clipgen.check.paired import OF_TOKENS
 from clipgen.config import Config, TransformerModel
+from clipgen.defaults import heads_for
 from clipgen.errors import UserError
 
 
@@ -61,7 +62,8 @@ def check_guidance(cfg: Config) -> None:
 def check_heads(m: TransformerModel) -> None:
     """UserError for heads that the width cannot be shared out to."""
     if m.width and m.heads and (m.width % m.heads or (m.width // m.heads) % 4):
+        mend = f"transformer.heads={heads_for(m.width)}" if m.width % 4 == 0 else "a width that is a multiple of 4"
         raise UserError(
             f"transformer.width={m.width} over transformer.heads={m.heads} gives no head size that is a multiple of 4; "
-            f"take heads={max(1, m.width // 64)}"
+            f"take {mend}"
         )

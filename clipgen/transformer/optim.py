@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-MUON, ADAMW = KINDS = ("muon", "adamw")
 LONG = 1.5  # times as long as it is high, a matrix has its Gram matrix iterated
 TOGETHER = 3  # steps of a Gram matrix in bf16
 
@@ -39,7 +38,7 @@ def make_optimizers(
     """[AdamW, Muon] or [AdamW]; AdamW also trains the matrices `beside` the model. Muon computes in bf16 or float32."""
     matrices, decayed, plain = parameter_groups(model)
     decayed += beside
-    if kind == ADAMW:
+    if kind == "adamw":
         matrices, decayed = [], matrices + decayed
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizers: list[Optimizer] = [torch.optim.AdamW(groups, lr, betas=(0.9, 0.95), fused=True)]
