@@ -6,12 +6,13 @@ The same settings and inputs again are skipped or continued; others set the old 
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from clipgen.config import PREVIOUS
 from clipgen.data.atomic import explained, fingerprint, write_json
+from clipgen.data.lock import Claim
 from clipgen.data.manifest import describe_difference
 from clipgen.errors import UserError
 
@@ -29,6 +30,11 @@ class Record:
     status: str = "running"
     seconds: float = 0.0
     peak_memory_mb: float | None = None  # of the process, or of the GPU
+    claims: list[Claim] = field(default_factory=list)  # what keeps other processes from the folder
+
+    def release(self) -> None:
+        for claim in self.claims:
+            claim.release()
 
     @property
     def fingerprint(self) -> str:

@@ -18,6 +18,7 @@ from clipgen.cli.machine import peak_memory_mb, pick_device
 from clipgen.cli.record import Record, begin
 from clipgen.cli.say import say
 from clipgen.config import PREVIOUS, Config, Sampling, asdict_of
+from clipgen.data.lock import Claim
 from clipgen.data.module import CaptionedLatentData
 from clipgen.errors import UserError
 from clipgen.ranks import from_rank_zero, rank, same_on_ranks, world_size
@@ -40,7 +41,18 @@ def refuse_own(start: str, folder: Path, key: str) -> None:
 
 
 def start(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, Any]) -> Record:
-    record, changes = from_rank_zero(lambda: begin(folder, stage, settings, inputs))
+    claims: list[Claim] = []
+
+    def begun() -> tuple[Record, list[str]]:
+        if folder.is_dir():
+            claims.append(Claim(folder))  # before it may be set aside
+        found = begin(folder, stage, settings, inputs)
+        if found[1] or not claims:
+            claims.append(Claim(folder))
+        return found
+
+    record, changes = from_rank_zero(begun)
+    record.claims = claims
     aside, trained = folder.with_name(folder.name + PREVIOUS), (folder / "last.ckpt").exists()
     if changes:
         named = re.compile(r"^inputs\.(images|latents|clip|perceptual_weights)\b.*")
@@ -48,6 +60,7 @@ def start(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, 
         old = f" (the old one is in {aside})" if aside.exists() else ""
         say(f"{stage}: {'takes up again what was aside' if trained else 'begins anew'}, since {why}{old}")
     if record.done:
+        record.release()
         say(f"{stage}: done already ({record.seconds:.0f} s), skipped")
     elif trained:
         say(f"{stage}: continues from {folder / 'last.ckpt'}")
@@ -105,14 +118,13 @@ def fit(
         trainer.save_checkpoint(last, weights_only=False)
         if finish and rank() == 0:
             finish()
+        record.status = "done"
     finally:
         record.seconds += time.perf_counter() - began
         record.peak_memory_mb = max(record.peak_memory_mb or 0.0, peak_memory_mb(pick_device(cfg.trainer.device)))
         if rank() == 0:
             record.save()
-    record.status = "done"
-    if rank() == 0:
-        record.save()
+        record.release()
 
 
 def fit_tokens(

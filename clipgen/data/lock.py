@@ -1,6 +1,8 @@
 """One process at a time for what is made once and used by many."""
 
+import fcntl
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from clipgen.data.atomic import explained
+from clipgen.errors import UserError
 
 
 @contextmanager
@@ -30,6 +33,26 @@ def alone(folder: str | Path, say: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+class Claim:
+    """No other process can claim `folder`, whatever its name is by then, until `release` or the end of this process.
+
+    UserError where another one has claimed it. A file system that locks no folders lets everyone in.
+    """
+
+    def __init__(self, folder: Path):
+        descriptor = os.open(folder, os.O_RDONLY)
+        self.release = weakref.finalize(self, os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise UserError(
+                f"{folder} is being made by another process; wait until that ends, or take another name="
+            ) from None
+        except OSError:
+            self.release()
 
 
 def is_held(folder: str | Path) -> bool:

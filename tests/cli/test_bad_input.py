@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from clipgen.data.lock import Claim
+
 
 @pytest.fixture
 def run(clipgen, tiny, tmp_path):
@@ -205,6 +207,19 @@ def test_a_vqgan_that_would_fail_late_or_undo_itself_is_refused_at_once(
         shutil.copy(run_folder / "vqgan" / "last.ckpt", tmp_path / name)
     assert says in one_line(clipgen("train", "stage=vqgan", *tiny, *words, shards, f"out={tmp_path}"))
     assert (tmp_path / "vqgan" / "last.ckpt").is_file() and (tmp_path / "vqgan.previous" / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("words", [[], ["seed=5"]], ids=["the same", "other settings"])
+def test_a_folder_that_another_process_trains_is_left_to_it(clipgen, one_line, tiny, run_folder, tmp_path, words):
+    shutil.copytree(run_folder / "vqgan", tmp_path / "vqgan")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    again = ["train", "stage=vqgan", *tiny, f"shards={run_folder / 'shards'}", f"out={tmp_path}", *words]
+    claim = Claim(tmp_path / "vqgan")  # of another opening of the folder, as another process has
+    assert f"{tmp_path / 'vqgan'} is being made by another process" in one_line(clipgen(*again))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    claim.release()
+    for _ in range(2):
+        assert clipgen(*again).status == 0, "and it lets go itself"
 
 
 def test_captions_are_needed_to_train_a_clip(clipgen, one_line, run_folder, tmp_path):
