@@ -291,7 +291,6 @@ class Config:
 
 
 STAGES = ("vqgan", "transformer", "paired", "super", "clip")
-PREVIOUS = ".previous"  # how the name of a stage's folder ends that was set aside
 WORLDS = ("shapes", "two")
 LONGEST = 200  # bytes of a folder's name
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipgen.config import PREVIOUS
-from clipgen.data.atomic import explained, fingerprint, write_json
+from clipgen.data.atomic import PREVIOUS, explained, fingerprint, write_json
 from clipgen.data.lock import Claim
 from clipgen.data.manifest import describe_difference
 from clipgen.errors import UserError

@@ -17,7 +17,8 @@ from clipgen.cli.build import make_trainer
 from clipgen.cli.machine import peak_memory_mb, pick_device
 from clipgen.cli.record import Record, begin
 from clipgen.cli.say import say
-from clipgen.config import PREVIOUS, Config, Sampling, asdict_of
+from clipgen.config import Config, Sampling, asdict_of
+from clipgen.data.atomic import PREVIOUS
 from clipgen.data.lock import Claim
 from clipgen.data.module import CaptionedLatentData
 from clipgen.errors import UserError

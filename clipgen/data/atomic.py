@@ -12,6 +12,7 @@ from typing import Any
 from clipgen.errors import UserError
 
 TEMPORARY = ".*.tmp-*"  # what a killed process may leave behind
+PREVIOUS = ".previous"  # how the name of a folder ends that was set aside for another of its name
 
 _MENDS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again, what is complete is kept",

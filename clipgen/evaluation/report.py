@@ -11,8 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from clipgen.config import PREVIOUS
-from clipgen.data.atomic import replacing
+from clipgen.data.atomic import PREVIOUS, replacing
 from clipgen.errors import UserError
 from clipgen.evaluation.curves import Curve, charts, read_curves
 from clipgen.evaluation.figures import duration, figures, headline, is_number
