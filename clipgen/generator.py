@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -27,6 +28,7 @@ LATER = {  # settings that older models lack
     "min_p": 0.0, "guidance_schedule": "constant", "precision": "fp32", "clusters": 0, "prefix_boost": 0.0,
     "compile": False,
 }  # fmt: skip
+TOKENS = "tokens"  # in a picture's info: uint16 (h, w), which it was decoded from
 CHOICES = {"guidance_schedule": SCHEDULES, "precision": ("fp32", "bf16"), "rerank": ("clip", "self", "caption")}
 
 
@@ -58,7 +60,8 @@ class Generator:
     ) -> list[Image.Image]:
         """One image for each centred unit condition; `on_batch(k)` is told when k more are done.
 
-        `negative_BE` (one row, or one for each image) is what guidance leads away from, instead of the null.
+        An image has its tokens with it, in `image.info`. `negative_BE` (one row, or one for each image) is what
+        guidance leads away from, instead of the null.
         """
         return self._sampled(condition_BE, seeds, on_batch, negative_BE, **sampling)[0]
 
@@ -102,7 +105,7 @@ class Generator:
             own = [seeds[i] for i in part]
             made = sample(model, part_BE, level_B, own, negative_BE=away_BE, given=given, prefer=prefer, **options)
             pixels_BHWC = to_uint8(self.vqgan.decode(made.token_Bhw[:n])).cpu().numpy()
-            images += [Image.fromarray(pixels) for pixels in pixels_BHWC]
+            images += map(_with_tokens, pixels_BHWC, made.token_Bhw.cpu().numpy().astype(np.uint16))
             preferences += made.preference_B[:n].tolist() if prefer else []
             if on_batch:
                 on_batch(n)
@@ -150,6 +153,13 @@ class Generator:
                 f"fidelity={options['fidelity']} is a level that this model has not seen in training; take {least} to 1"
             )
         return options
+
+
+def _with_tokens(pixels_HWC: np.ndarray, token_hw: np.ndarray) -> Image.Image:
+    """What enlarges a picture (clipgen/upscaler.py) knows more by its tokens than by its pixels."""
+    image = Image.fromarray(pixels_HWC)
+    image.info[TOKENS] = token_hw
+    return image
 
 
 def settings_in_range(own: dict[str, Any], overrides: dict[str, Any], codebook_size: int) -> dict[str, Any]:

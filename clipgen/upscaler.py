@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from clipgen.data.transforms import image_tensor, size_of, to_uint8
 from clipgen.errors import UserError
-from clipgen.generator import image_seed, settings_in_range
+from clipgen.generator import TOKENS, image_seed, settings_in_range
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.packed import prepared
 from clipgen.upscale.model import UpscaleTransformer
@@ -73,6 +75,7 @@ class Upscaler:
     ) -> list[Image.Image]:
         """Each picture at twice the size; they must be of one size. `on_batch(k)` is told when k more are done.
 
+        One that a generator of the same tokenizer has just made is read by the tokens that it drew, not by its pixels.
         `sampling` overrides the model's own temperature, top_k, top_p, min_p, precision and batch_size. An enlarged
         picture depends on its picture, its number, the seed and the settings, and on no other picture. UserError for
         sizes that no window fits on, for pictures that differ in size, and for a setting out of range.
@@ -88,13 +91,32 @@ class Upscaler:
         made: list[Image.Image] = []
         for start in range(0, len(images), size):
             part = images[start : start + size]
-            small_Bhw = self.vqgan.encode(image_tensor(part).to(self.device))
+            small_Bhw = self._tokens(part)
             seeds = [image_seed("", seed, number) for number in range(start, start + len(part))]
             pixels_BHWC = to_uint8(self.vqgan.decode(upscale(model, small_Bhw, seeds, **options))).cpu().numpy()
             made += [Image.fromarray(pixels) for pixels in pixels_BHWC]
             if on_batch:
                 on_batch(len(part))
         return made
+
+    def _tokens(self, images: Sequence[Image.Image]) -> Tensor:
+        """(B, h, w): what a generator drew a picture from, where it still is that picture by this tokenizer."""
+        small_Bhw = self.vqgan.encode(image_tensor(images).to(self.device))
+        known = {i: image.info[TOKENS] for i, image in enumerate(images) if TOKENS in image.info}
+        rows = [
+            i for i, token_hw in known.items()
+            if token_hw.shape == small_Bhw.shape[1:] and token_hw.max() < self.transformer.codebook_size
+        ]  # fmt: skip
+        if not rows:
+            return small_Bhw
+        own_Rhw = torch.from_numpy(np.stack([known[i] for i in rows]).astype(np.int64)).to(self.device)
+        for i, own_hw, pixels_HWC in zip(
+            rows, own_Rhw, to_uint8(self.vqgan.decode(own_Rhw)).cpu().numpy(), strict=True
+        ):
+            # a picture that was cut or painted over has its info still; rounding may differ by the size of a batch
+            if np.abs(pixels_HWC.astype(int) - np.asarray(images[i])).max() <= 1:
+                small_Bhw[i] = own_hw
+        return small_Bhw
 
     def card(self) -> str:
         h, w = self.transformer.small

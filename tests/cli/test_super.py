@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from clipgen import ClipGen, Upscaler
@@ -54,6 +56,15 @@ def test_from_a_transformer_to_larger_pictures(train, clipgen, one_line, run_fol
     upscaler = Upscaler.from_pretrained(model)
     assert upscaler.sampling["temperature"] == 0.5
     wanted = upscaler.upscale(plain)
+    drawn = torch.from_numpy(np.stack([image.info["tokens"] for image in plain]).astype(np.int64))
+    assert torch.equal(upscaler._tokens(plain), drawn)
+    bare = [Image.fromarray(np.asarray(image)) for image in plain]
+    changed = [image.copy() for image in plain]
+    changed[0].paste("white", (0, 0, 16, 16))
+    by_pixels = upscaler._tokens(bare)
+    assert not torch.equal(by_pixels, drawn), "else this would show nothing"
+    assert torch.equal(upscaler._tokens(changed)[1], drawn[1])
+    assert torch.equal(upscaler._tokens(changed)[0], upscaler._tokens([Image.fromarray(np.asarray(changed[0]))])[0])
     for i, image in enumerate(wanted):
         assert image.size == (64, 64) and Image.open(tmp_path / "o" / f"{i:05d}.png").tobytes() == image.tobytes()
     line = json.loads((tmp_path / "o" / "samples.jsonl").read_text().splitlines()[0])
