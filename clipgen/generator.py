@@ -22,14 +22,14 @@ from clipgen.transformer.compiler import check_compiler
 from clipgen.transformer.fixed import FixedStep
 from clipgen.transformer.model import CausalTransformer
 from clipgen.transformer.packed import prepared
-from clipgen.transformer.sampling import SCHEDULES, Filters, Given, check_clusters, compute_dtype, sample
+from clipgen.transformer.sampling import CHOICES, RANGES, Filters, Given, check_clusters, compute_dtype, sample
 
 LATER = {  # settings that older models lack
     "min_p": 0.0, "guidance_schedule": "constant", "precision": "fp32", "clusters": 0, "prefix_boost": 0.0,
     "compile": False,
 }  # fmt: skip
 TOKENS = "tokens"  # in a picture's info: uint16 (h, w), which it was decoded from
-CHOICES = {"guidance_schedule": SCHEDULES, "precision": ("fp32", "bf16"), "rerank": ("clip", "self", "caption")}
+RERANK = "clip", "self", "caption"
 
 
 class Generator:
@@ -167,24 +167,21 @@ def settings_in_range(own: dict[str, Any], overrides: dict[str, Any], codebook_s
     if unknown := set(overrides) - set(own):
         raise UserError(f"unknown setting {sorted(unknown)[0]}; choose from {', '.join(sorted(own))}")
     options = {**own, **{key: value for key, value in overrides.items() if value is not None}}
-    for key, low, high in (
-        ("fidelity", 0, 1), ("top_p", 0, 1), ("min_p", 0, 1), ("temperature", 0, 100), ("guidance_scale", 0, 100),
-        ("prefix_boost", 0, 100), ("clusters", 0, codebook_size), ("top_k", 0, codebook_size),
-        ("batch_size", 1, 1 << 20),
-    ):  # fmt: skip
+    of_codes = {"clusters": (0, codebook_size), "top_k": (0, codebook_size), "batch_size": (1, 1 << 20)}
+    for key, (low, high) in (RANGES | of_codes).items():
         if key in options and not low <= options[key] <= high:
             raise UserError(f"{key}={options[key]} is out of range; take a value from {low} to {high}")
     check_clusters(options.get("clusters", 0), options.get("top_k", 0))
-    for key in ("guidance_schedule", "precision"):
+    for key, choices in CHOICES.items():
         if key in options:
-            choose(key, options[key])
+            choose(key, options[key], choices)
     return options
 
 
-def choose(key: str, value: Any) -> None:
+def choose(key: str, value: Any, choices: Sequence[str]) -> None:
     """UserError for a value that is none of the key's."""
-    if value not in CHOICES[key]:
-        raise UserError(f"{key}={value} is unknown; take {' or '.join(CHOICES[key])}")
+    if value not in choices:
+        raise UserError(f"{key}={value} is unknown; take {' or '.join(choices)}")
 
 
 def image_seed(prompt: str, seed: int, number: int) -> int:

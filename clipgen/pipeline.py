@@ -17,7 +17,7 @@ from torch import Tensor
 from clipgen.clip.frozen import FrozenClip
 from clipgen.data.transforms import center_crop_resize, image_tensor, size_of
 from clipgen.errors import UserError
-from clipgen.generator import Generator, choose, image_seed
+from clipgen.generator import RERANK, Generator, choose, image_seed
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer import bridges
 from clipgen.transformer.model import CausalTransformer
@@ -180,7 +180,7 @@ class ClipGen(Generator):
         """
         if not 1 <= keep <= candidates:
             raise UserError(f"keep={keep} of candidates={candidates}; keep at least 1 and at most all of them")
-        choose("rerank", rerank)
+        choose("rerank", rerank, RERANK)
         if (rerank == "caption") is (captioner is None):
             has = "needs a captioner" if captioner is None else "asks no captioner"
             raise UserError(f"rerank={rerank} {has}; give rerank=caption and a captioner, or neither")

@@ -3,10 +3,6 @@
 from clipgen.config import Sampling
 from clipgen.errors import UserError
 
-UP_TO = {
-    "fidelity": 1, "top_p": 1, "min_p": 1, "temperature": 100, "guidance_scale": 100, "prefix_boost": 100,
-}  # fmt: skip
-CHOICES = {"guidance_schedule": ("constant", "power_cosine"), "precision": ("fp32", "bf16")}
 LEAST = {"top_k": 0, "clusters": 0, "batch_size": 1}
 
 
@@ -16,11 +12,11 @@ def check_sampling(sampling: Sampling, bank: int, codebook_size: int | None = No
     `codebook_size` is that of the tokens, where it is known already.
     """
     from clipgen.transformer.bridges import parse  # torch is loaded with it
-    from clipgen.transformer.sampling import check_clusters
+    from clipgen.transformer.sampling import CHOICES, RANGES, check_clusters
 
-    for name, most in UP_TO.items():
-        if not 0 <= (value := getattr(sampling, name)) <= most:
-            raise UserError(f"sampling.{name}={value:g} is out of range; take a value from 0 to {most}")
+    for name, (least, most) in RANGES.items():
+        if not least <= (value := getattr(sampling, name)) <= most:
+            raise UserError(f"sampling.{name}={value:g} is out of range; take a value from {least} to {most}")
     for name, choices in CHOICES.items():
         if (value := getattr(sampling, name)) not in choices:
             raise UserError(f"sampling.{name}={value} is unknown; take {' or '.join(choices)}")

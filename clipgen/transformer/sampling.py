@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 GUIDANCE_POWER = 2.75  # RAR's, of its largest models
 SCHEDULES = ("constant", "power_cosine")
+RANGES = {
+    "fidelity": (0, 1), "top_p": (0, 1), "min_p": (0, 1), "temperature": (0, 100), "guidance_scale": (0, 100),
+    "prefix_boost": (0, 100),
+}  # fmt: skip
+CHOICES = {"guidance_schedule": SCHEDULES, "precision": ("fp32", "bf16")}
 
 
 class Given(NamedTuple):
