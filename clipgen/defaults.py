@@ -124,9 +124,10 @@ def choose(cfg: Config, facts: Facts) -> list[Choice]:
 
 
 def heads_for(width: int) -> int:
-    """So many that a head has as near to 64 as a multiple of 4 can be; 1 where the width has none."""
+    """Those of 64, or so many that a head has about that and a multiple of 4; 1 where the width has none."""
     fitting = [heads for heads in range(1, width // 4 + 1) if width % (4 * heads) == 0]
-    return min(fitting, key=lambda heads: abs(width / heads - 64), default=1)
+    plain = max(1, width // 64)
+    return plain if plain in fitting else min(fitting, key=lambda heads: abs(math.log(width / heads / 64)), default=1)
 
 
 def _between(low: int, value: int, high: int) -> int:

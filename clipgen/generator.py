@@ -28,7 +28,7 @@ LATER = {  # settings that older models lack
     "min_p": 0.0, "guidance_schedule": "constant", "precision": "fp32", "clusters": 0, "prefix_boost": 0.0,
     "compile": False,
 }  # fmt: skip
-TOKENS = "tokens"  # in a picture's info: uint16 (h, w), which it was decoded from
+TOKENS = "tokens"  # in a picture's info: rows of codes, which it was decoded from
 RERANK = "clip", "self", "caption"
 
 
@@ -105,7 +105,7 @@ class Generator:
             own = [seeds[i] for i in part]
             made = sample(model, part_BE, level_B, own, negative_BE=away_BE, given=given, prefer=prefer, **options)
             pixels_BHWC = to_uint8(self.vqgan.decode(made.token_Bhw[:n])).cpu().numpy()
-            images += map(_with_tokens, pixels_BHWC, made.token_Bhw.cpu().numpy().astype(np.uint16))
+            images += map(_with_tokens, pixels_BHWC, made.token_Bhw.cpu().numpy())
             preferences += made.preference_B[:n].tolist() if prefer else []
             if on_batch:
                 on_batch(n)
@@ -158,7 +158,7 @@ class Generator:
 def _with_tokens(pixels_HWC: np.ndarray, token_hw: np.ndarray) -> Image.Image:
     """What enlarges a picture (clipgen/upscaler.py) knows more by its tokens than by its pixels."""
     image = Image.fromarray(pixels_HWC)
-    image.info[TOKENS] = token_hw
+    image.info[TOKENS] = token_hw.tolist()  # which can be compared, as pictures are
     return image
 
 

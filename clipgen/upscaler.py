@@ -102,14 +102,14 @@ class Upscaler:
     def _tokens(self, images: Sequence[Image.Image]) -> Tensor:
         """(B, h, w): what a generator drew a picture from, where it still is that picture by this tokenizer."""
         small_Bhw = self.vqgan.encode(image_tensor(images).to(self.device))
-        known = {i: image.info[TOKENS] for i, image in enumerate(images) if TOKENS in image.info}
+        known = {i: np.array(image.info[TOKENS]) for i, image in enumerate(images) if TOKENS in image.info}
         rows = [
             i for i, token_hw in known.items()
             if token_hw.shape == small_Bhw.shape[1:] and token_hw.max() < self.transformer.codebook_size
         ]  # fmt: skip
         if not rows:
             return small_Bhw
-        own_Rhw = torch.from_numpy(np.stack([known[i] for i in rows]).astype(np.int64)).to(self.device)
+        own_Rhw = torch.from_numpy(np.stack([known[i] for i in rows])).to(self.device)
         for i, own_hw, pixels_HWC in zip(
             rows, own_Rhw, to_uint8(self.vqgan.decode(own_Rhw)).cpu().numpy(), strict=True
         ):

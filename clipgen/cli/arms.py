@@ -169,8 +169,8 @@ def check_captions(arms: Sequence[Arm], shards: str) -> None:
         return
     others = ",".join(arm.name for arm in arms if arm.name not in needy)
     raise UserError(
-        f"shards={shards} hold no captions, which arm {' and arm '.join(needy)} needs; pack them with "
-        "`clipgen prep images=FOLDER captions=FILE.tsv name=NAME replace=true`, or compare without: "
+        f"shards={shards} hold no captions, which arm {' and arm '.join(needy)} needs; add them with "
+        "captions=FILE.tsv, or compare without: "
         f"compare.arms=[{others}]"
     )
 

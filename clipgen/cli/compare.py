@@ -136,22 +136,32 @@ class Compared:
                 write_json(done, list(words))
             captions = (Path(cfg.captions),) if cfg.captions and cfg.captions != "sidecar" else ()
             self.needed(manifest, captions, "prep", *self.words, *self.packed_size(), f"out={self.out}")
-        elif cfg.captions and not cfg.images:
+        elif cfg.captions and (not cfg.images or any(word.startswith("captions=") for word in self.words)):
             self.caption()
         Manifest.load(shards, "images")
 
     def packed_size(self) -> list[str]:
-        """What is added to the words of `prep`, so that the tokenizer sees whole pictures."""
+        """What is added to the words of `prep`, so that the tokenizer sees whole pictures; of packed ones what was."""
         from clipgen.cli.imports import adopt_tokenizer
         from clipgen.cli.machine import pick_device
         from clipgen.cli.run import choose_size, print_choices, typed_value
+        from clipgen.data.manifest import Manifest
+        from clipgen.defaults import choose_image_size
 
-        cfg = self.cfg
+        cfg, gpu = self.cfg, pick_device(self.cfg.trainer.device).type == "cuda"
         if cfg.prep.size is not None:
             return []
         print_choices(adopt_tokenizer(cfg))
-        choose_size(cfg, pick_device(cfg.trainer.device).type == "cuda")
-        return [f"prep.size={typed_value(cfg.prep.size)}"]
+        if not Manifest.exists(cfg.shards):
+            choose_size(cfg, gpu)
+            return [f"prep.size={typed_value(cfg.prep.size)}"]
+        packed = Manifest.load(cfg.shards, "images")
+        side, size = packed.facts["shortest_side"], packed.made_by["prep"]["size"]
+        choose_image_size(cfg, side, gpu)
+        squares = sum(packed.facts["pixels"].values()) == side**2 * sum(shard.samples for shard in packed.shards)
+        if size is None and squares and cfg.tokenizer.image_size == side:
+            return []  # as they came
+        return [f"prep.size={typed_value(size or cfg.tokenizer.image_size)}"]
 
     def caption(self) -> None:
         """The shards that lie elsewhere, copied with the captions that were given for them."""

@@ -60,6 +60,9 @@ def begin(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, 
     """
     settings, inputs = _plain(settings), _plain(inputs)
     record = Record(folder, stage, settings, inputs)
+    aside, moving = (folder.with_name(folder.name + name) for name in (PREVIOUS, ".moving"))
+    if moving.exists():  # a kill came between
+        os.replace(moving, aside if folder.exists() else folder)
     old = _read(folder)
     if old is None:
         record.save()
@@ -69,9 +72,8 @@ def begin(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, 
     was = {**old["settings"], "inputs": old["inputs"]}
     changes = describe_difference(was, {**settings, "inputs": inputs})
     with explained(folder):
-        aside = folder.with_name(folder.name + PREVIOUS)
-        if (before := _read(aside)) and before["fingerprint"] == record.fingerprint:
-            os.replace(aside, moving := folder.with_name(folder.name + ".moving"))
+        if (before := _read_aside(aside)) and before["fingerprint"] == record.fingerprint:
+            os.replace(aside, moving)
             _set_aside(folder, aside)
             os.replace(moving, folder)
             return record.resumed(before), changes
@@ -82,11 +84,25 @@ def begin(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, 
 
 def _set_aside(folder: Path, aside: Path) -> None:
     """What has trained nothing does not take the place of what has."""
-    if (folder / "last.ckpt").exists():
+    if folder.is_symlink():  # to what a sweep shares
+        folder.unlink()
+    elif trained(folder):
         shutil.rmtree(aside, ignore_errors=True)
         os.replace(folder, aside)
     else:
         shutil.rmtree(folder)
+
+
+def trained(folder: Path) -> bool:
+    return any(folder.glob("*.ckpt"))
+
+
+def _read_aside(folder: Path) -> dict[str, Any] | None:
+    """None also where it is broken: then it is worth no more than another one."""
+    try:
+        return _read(folder)
+    except UserError:
+        return None
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

@@ -36,6 +36,7 @@ def main(cfg: Config) -> None:
     from clipgen.cli.train import job_folder
     from clipgen.clip.texts import reference_texts
     from clipgen.data.atomic import write_json
+    from clipgen.data.lock import Claim
     from clipgen.evaluation.report import write_report
     from clipgen.pipeline import ClipGen
 
@@ -59,6 +60,7 @@ def main(cfg: Config) -> None:
         check_perceptual(cfg.tokenizer.train)
         perceptual_inputs(cfg.tokenizer.train)
     check(cfg)
+    claim = Claim(out) if out.is_dir() and not shared.folder else None  # noqa: F841 until the end of this run
     with shared.shards():
         before = stamp(cfg.shards)
         images = pack_images(cfg, replace=changed_prep(cfg))

@@ -38,6 +38,8 @@ def is_figure(metric: str) -> bool:
 
 def check_asked(cfg) -> None:
     """UserError for a figure of images that nothing is asked for."""
+    if cfg.task == "caption" and is_figure(cfg.metric):
+        raise UserError(f"metric={cfg.metric} is a figure of images, of which a captioner makes none; leave it out")
     by_text = cfg.metric.startswith("clip.score") or (cfg.stage == "paired" and is_figure(cfg.metric))
     if by_text and not cfg.prompts and not cfg.world:
         raise UserError(f"metric={cfg.metric} needs something to ask for; give prompts='[a red bird,a blue one]'")

@@ -15,7 +15,7 @@ from clipgen.callbacks.finite import Finite
 from clipgen.checkpoint import read_checkpoint, weights_sha256
 from clipgen.cli.build import make_trainer
 from clipgen.cli.machine import peak_memory_mb, pick_device
-from clipgen.cli.record import Record, begin
+from clipgen.cli.record import Record, begin, trained
 from clipgen.cli.say import say
 from clipgen.config import Config, Sampling, asdict_of
 from clipgen.data.atomic import PREVIOUS
@@ -43,6 +43,7 @@ def refuse_own(start: str, folder: Path, key: str) -> None:
 
 def start(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, Any]) -> Record:
     claims: list[Claim] = []
+    kept = trained(folder)  # else it is not set aside
 
     def begun() -> tuple[Record, list[str]]:
         if folder.is_dir():
@@ -54,16 +55,16 @@ def start(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, 
 
     record, changes = from_rank_zero(begun)
     record.claims = claims
-    aside, trained = folder.with_name(folder.name + PREVIOUS), (folder / "last.ckpt").exists()
+    goes_on = (folder / "last.ckpt").exists()
     if changes:
         named = re.compile(r"^inputs\.(images|latents|clip|perceptual_weights)\b.*")
         why = ", ".join(named.sub(r"the \1 changed", change) for change in changes)
-        old = f" (the old one is in {aside})" if aside.exists() else ""
-        say(f"{stage}: {'takes up again what was aside' if trained else 'begins anew'}, since {why}{old}")
+        old = f" (the old one is in {folder}{PREVIOUS})" if kept else ""
+        say(f"{stage}: {'takes up again what was aside' if goes_on else 'begins anew'}, since {why}{old}")
     if record.done:
         record.release()
         say(f"{stage}: done already ({record.seconds:.0f} s), skipped")
-    elif trained:
+    elif goes_on:
         say(f"{stage}: continues from {folder / 'last.ckpt'}")
     return record
 

@@ -99,6 +99,11 @@ def swept_values(config: DictConfig) -> dict[str, int | None]:
     return found
 
 
+def values_only(swept: dict[str, int | None]) -> bool:
+    """Whether the jobs differ in single values: what a group of settings brings is known to each job alone."""
+    return all("." in key or key == "seed" for key in swept)
+
+
 def check_sweep(config: DictConfig, swept: dict[str, int | None]) -> None:
     """UserError for what would fail in every job, or must not be started by several processes at once."""
     if config.trainer.devices > 1 or "trainer.devices" in swept:
@@ -110,7 +115,8 @@ def check_sweep(config: DictConfig, swept: dict[str, int | None]) -> None:
             f"{sys.argv[0].split()[-1]} trainer.devices=N {one} name=ANOTHER_EACH_TIME"
         )
     direction_of(config.metric, config.direction)
-    check_asked(config)
+    if values_only(swept):
+        check_asked(config)
     if is_figure(config.metric) and config.stage not in (None, "transformer", "paired"):
         raise UserError(
             f"metric={config.metric} is a figure of generated images, which stage={config.stage} makes none of; take "
@@ -146,7 +152,7 @@ def held(folder: Path) -> FileLock:
 
 
 def about(config: DictConfig, swept: dict[str, int | None]) -> dict[str, Any]:
-    sweeper = config.hydra.sweeper
+    sweeper, stage = config.hydra.sweeper, {"stage": config.stage, "task": config.task}
     jobs = sweeper.n_trials if "n_trials" in sweeper else math.prod(count or 1 for count in swept.values())
     return {
         "command": [*sys.argv[0].split(), *(word for word in sys.argv[1:] if "override_dirname" not in word)],
@@ -156,7 +162,5 @@ def about(config: DictConfig, swept: dict[str, int | None]) -> dict[str, Any]:
         "direction": direction_of(config.metric, config.direction),
         "swept": list(swept),
         "jobs": jobs,
-        "of": {
-            "command": sys.argv[0].split()[-1], "stage": config.stage, "task": config.task, "metric": config.metric
-        },
-    }  # fmt: skip
+        "of": {"command": sys.argv[0].split()[-1], "metric": config.metric} | (stage if values_only(swept) else {}),
+    }

@@ -42,8 +42,10 @@ class Claim:
     """
 
     def __init__(self, folder: Path):
-        descriptor = os.open(folder, os.O_RDONLY)
-        self.release = weakref.finalize(self, os.close, descriptor)
+        with explained(folder):
+            descriptor = os.open(folder, os.O_RDONLY)
+        self.descriptor, self.release = descriptor, weakref.finalize(self, os.close, descriptor)
+        _CLAIMS.add(self)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -53,6 +55,19 @@ class Claim:
             ) from None
         except OSError:
             self.release()
+
+
+_CLAIMS: "weakref.WeakSet[Claim]" = weakref.WeakSet()
+
+
+def _not_of_children() -> None:
+    """A forked child, such as one that loads data, would hold a folder for longer than its parent lives."""
+    for claim in list(_CLAIMS):
+        if claim.release.detach():
+            os.close(claim.descriptor)
+
+
+os.register_at_fork(after_in_child=_not_of_children)
 
 
 def is_held(folder: str | Path) -> bool:

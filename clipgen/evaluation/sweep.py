@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from clipgen.data.atomic import replacing
+from clipgen.data.atomic import PREVIOUS, replacing
 from clipgen.data.lock import is_held
 from clipgen.errors import UserError
 from clipgen.evaluation.figures import duration, is_number
@@ -137,7 +137,7 @@ def page(sweep: Sweep) -> str:
     if ranked:
         charts = [scatter(key, sweep.metric, _dots(ranked, key)) for key in keys]
         parts.append(section(f"{sweep.metric} against each setting", f'<div class="charts">{"".join(charts)}</div>'))
-    facts = {key: value for key, value in sweep.about.items() if key not in ("command", "swept")}
+    facts = {key: value for key, value in sweep.about.items() if key not in ("command", "swept", "of")}
     command = f"<h3>The command</h3><pre>{escape(shlex.join(map(str, sweep.about.get('command', []))))}</pre>"
     parts.append(section("How it was made", command + table(facts.items())))
     swept = " and ".join([", ".join(keys[:-1]), keys[-1]] if len(keys) > 1 else keys)
@@ -165,17 +165,23 @@ def _best(best: Job, sweep: Sweep, notes: list[str]) -> str:
     if (best.folder / "model").is_dir():
         ask = shlex.join(["clipgen", "sample", f"model={best.folder / 'model'}", "what you would like to see"])
         html += f"<h3>Ask it</h3><pre>{escape(ask)}</pre>"
-    weights = [path for name in ("best", "last") for path in sorted(best.folder.glob(f"*/{name}.ckpt"))]
+    weights = [path for name in ("best", "last") for path in _of_stages(best.folder, f"*/{name}.ckpt")]
     if weights:
         html += f"<h3>Its weights</h3><pre>{escape(str(weights[0]))}</pre>"
     return html + _picture(best, notes)
 
 
 def _picture(job: Job, notes: list[str]) -> str:
-    found = [path for pattern in PICTURES for path in sorted(job.folder.glob(pattern))]
+    found = [path for pattern in PICTURES for path in _of_stages(job.folder, pattern)]
     if not found:
         return "<p>It has no pictures.</p>"
     return embed(found[0], notes, WIDEST, f"{job.values_line}: {found[0].name}")
+
+
+def _of_stages(folder: Path, pattern: str) -> list[Path]:
+    """Without those of a training that was set aside."""
+    found = sorted(folder.glob(pattern))
+    return [path for path in found if not path.relative_to(folder).parts[0].endswith(PREVIOUS)]
 
 
 def _jobs(sweep: Sweep, ranked: list[Job], keys: list[str]) -> str:

@@ -77,7 +77,7 @@ def test_a_discriminator_that_wins(folder, tmp_path, make_trainer):
     assert len(said) == 1 and "the discriminator wins outright" in said[0] and "tokenizer.train.lecam" in said[0]
 
 
-def test_a_loss_that_isnot_finite_ends_the_training_and_no_checkpoint_has_it(folder, tmp_path, make_trainer, save_at):
+def test_a_loss_that_is_not_finite_ends_the_training_and_no_checkpoint_has_it(folder, tmp_path, make_trainer, save_at):
     (tmp_path / "last.ckpt").touch()
     _, failure, module = train(folder, tmp_path, make_trainer, save_at, lr=1e30)
     assert "NaN or infinite" in failure and "\n" not in failure
@@ -85,7 +85,7 @@ def test_a_loss_that_isnot_finite_ends_the_training_and_no_checkpoint_has_it(fol
     assert module.batches <= 10 and not list(tmp_path.glob("[0-9]*.ckpt"))
 
 
-def test_weights_that_arenot_finite_are_not_saved(folder, tmp_path, make_trainer, save_at):
+def test_weights_that_are_not_finite_are_not_saved(folder, tmp_path, make_trainer, save_at):
     """The loss of the last batch may still have been a number."""
     _, failure, _ = train(folder, tmp_path, make_trainer, save_at, lr=float("inf"), steps=1)
     assert re.search("at batch 1 weights vqgan.* no checkpoint was saved", failure)

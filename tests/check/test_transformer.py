@@ -14,7 +14,7 @@ PAPER = (
     ("words", "says"),
     [
         ("transformer.width=100 transformer.heads=3", "transformer.width=100 transformer.heads=3 heads=1"),
-        ("transformer.width=200 transformer.heads=3", "transformer.width=200 transformer.heads=3 heads=5"),
+        ("transformer.width=200 transformer.heads=3", "transformer.width=200 transformer.heads=3 heads=2"),
         ("transformer.width=66 transformer.heads=3", "transformer.width=66 transformer.heads=3 a width that is a"),
         ("transformer.width=192 transformer.heads=32", "transformer.width=192 transformer.heads=32 heads=3"),
         (
