@@ -50,7 +50,6 @@ def test_a_job_that_fails_stops_no_other_and_what_is_missing_runs_again(clipgen,
     )
     assert "sweep: 1 of 2 jobs done" in outcome.said and f"with {LR}=0.001" in outcome.said
     found = jobs(sweep)
-    spent = found[f"{LR}=-1"]["seconds"]
     assert [about["status"] for about in found.values()] == ["failed", "done"]
     assert found[f"{LR}=-1"]["reason"] == reason and found[f"{LR}=0.001"]["score"] > 0
     assert reason in (sweep / "report.html").read_text()
@@ -60,14 +59,11 @@ def test_a_job_that_fails_stops_no_other_and_what_is_missing_runs_again(clipgen,
     assert outcome.status == 0 and "sweep: 2 of 2 jobs done" in outcome.said, outcome.error
     assert {path: when for path, when in times(sweep).items() if path in before} == before
     assert jobs(sweep)[f"{LR}=-1"] == found[f"{LR}=-1"] | {"status": "waiting"}, "which is not asked for"
-    assert clipgen(*words, f"{LR}=-1,1e-3").status == 1 and jobs(sweep)[f"{LR}=-1"]["seconds"] > spent
-    assert clipgen(*words, f"{LR}=3e-3,1e-3").status == 0
     assert "transformer: done already" in (sweep / f"{LR}=0.001" / "job.log").read_text()
     said = one_line(clipgen(*words, f"{LR}=3e-3,1e-3", "metric=val/accuracy"))
     assert "multirun/bars has finished jobs of another sweep: metric val/loss, and now val/accuracy" in said
     said = one_line(clipgen("train", "-m", "stage=vqgan", "name=bars", "seed=0,1"))
     assert "finished jobs of another sweep: stage transformer, and now vqgan" in said
-    assert "sweep: 2 of 2 jobs done" in clipgen(*words, f"{LR}=3e-3,1e-3").said
     page = clipgen("report", "multirun/bars")
     assert page.said == "report: multirun/bars/report.html\n"
     job = clipgen("report", f"multirun/bars/{LR}=0.001")
@@ -99,6 +95,7 @@ def test_what_would_fail_in_every_job_is_told_before_the_first(clipgen, one_line
     assert not list(tmp_path.glob("multirun/*/*/"))
 
 
+@pytest.mark.slow
 def test_captioners_are_swept_too(clipgen, tiny, captioned, tokenizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["train", "-m", "stage=paired", "task=caption", "name=telling", *tiny, f"latents={captioned / 'latents'}"]
