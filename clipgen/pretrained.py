@@ -138,7 +138,6 @@ def _load_clip(at: Path, folder: bool, model: str | None, pretrained: str | None
 
 def save(pipeline: ClipGen, folder: Path) -> None:
     """Write all of it, config.json last."""
-    _begin(folder)
     identity = pipeline.clip.identity
     local = identity.model.startswith(LOCAL_DIR)
     if local:
@@ -154,15 +153,10 @@ def save(pipeline: ClipGen, folder: Path) -> None:
     write(pipeline, folder, files, {"sampling": pipeline.sampling, "clip": clip})
 
 
-def _begin(folder: Path) -> None:
-    """From here until it is whole again, an earlier model in `folder` is none."""
-    with explained(folder):
-        (folder / "config.json").unlink(missing_ok=True)
-
-
 def write(model: Any, folder: Path, files: dict[str, Any], more: dict[str, Any]) -> None:
     """Its networks, `files` (tensors, bytes, or None to have none), the card, and config.json with `more`, last."""
-    _begin(folder)
+    with explained(folder):
+        (folder / "config.json").unlink(missing_ok=True)  # until all is there, an earlier model is none
     save_weights(model.vqgan.state_dict(), folder / "tokenizer.safetensors")
     save_weights(model.transformer.state_dict(), folder / "transformer.safetensors")
     for name, content in files.items():

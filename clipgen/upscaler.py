@@ -101,22 +101,22 @@ class Upscaler:
 
     def _tokens(self, images: Sequence[Image.Image]) -> Tensor:
         """(B, h, w): what a generator drew a picture from, where it still is that picture by this tokenizer."""
-        small_Bhw = self.vqgan.encode(image_tensor(images).to(self.device))
-        known = {i: np.array(image.info[TOKENS]) for i, image in enumerate(images) if TOKENS in image.info}
-        rows = [
-            i for i, token_hw in known.items()
-            if token_hw.shape == small_Bhw.shape[1:] and token_hw.max() < self.transformer.codebook_size
-        ]  # fmt: skip
-        if not rows:
-            return small_Bhw
-        own_Rhw = torch.from_numpy(np.stack([known[i] for i in rows])).to(self.device)
-        for i, own_hw, pixels_HWC in zip(
-            rows, own_Rhw, to_uint8(self.vqgan.decode(own_Rhw)).cpu().numpy(), strict=True
-        ):
-            # a picture that was cut or painted over has its info still; rounding may differ by the size of a batch
-            if np.abs(pixels_HWC.astype(int) - np.asarray(images[i])).max() <= 1:
-                small_Bhw[i] = own_hw
-        return small_Bhw
+        step, codes = self.vqgan.downsample, self.transformer.codebook_size
+        known: dict[int, Tensor] = {}
+        for i, image in enumerate(images):
+            token_hw = torch.tensor(image.info.get(TOKENS, []))
+            if token_hw.shape == (image.height // step, image.width // step) and token_hw.max() < codes:
+                known[i] = token_hw.to(self.device)
+        if known:
+            pixels_BHWC = to_uint8(self.vqgan.decode(torch.stack(list(known.values())))).cpu().numpy().astype(int)
+            for i, pixels_HWC in zip(list(known), pixels_BHWC, strict=True):
+                # what was painted over has its info still; rounding may differ by the size of a batch
+                if np.abs(pixels_HWC - np.asarray(images[i])).max() > 1:
+                    del known[i]
+        if rest := [i for i in range(len(images)) if i not in known]:
+            encoded = self.vqgan.encode(image_tensor([images[i] for i in rest]).to(self.device))
+            known |= dict(zip(rest, encoded, strict=True))
+        return torch.stack([known[i] for i in range(len(images))])
 
     def card(self) -> str:
         h, w = self.transformer.small

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from clipgen.check import check
 from clipgen.config import Config
-from clipgen.defaults import Facts, choose, choose_image_size
+from clipgen.defaults import Facts, choose, choose_image_size, heads_for
 from clipgen.errors import UserError
 
 MACHINES = [(False, 1), (False, 2), (False, 96), (True, 2), (True, 64)]
@@ -171,3 +171,10 @@ def test_more_images_and_a_gpu_mean_larger_networks():
         choose(cfg, Facts(n_images, 128, gpu, 8))
         sizes.append((cfg.transformer.width, cfg.transformer.depth))
     assert sizes == sorted(sizes) and len(set(sizes)) == 4
+
+
+@pytest.mark.parametrize(
+    ("width", "heads"), [(64, 1), (96, 1), (148, 1), (192, 3), (200, 2), (240, 3), (66, 1), (1024, 16)]
+)
+def test_heads_are_of_64_where_they_can_be(width, heads):
+    assert heads_for(width) == heads

@@ -100,15 +100,15 @@ def find_arms(names: Sequence[str], words: Sequence[str], shards: str) -> list[A
     return found
 
 
-def cost_of(arm: Arm, captions_share: float) -> Cost:
-    """Of a batch of its stage 2 with so many of the captions; nothing is trained for it."""
+def cost_of(arm: Arm, captions: "Captions | None") -> Cost:
+    """Of a batch of its stage 2 with these captions; nothing is trained for it."""
     cfg = arm.cfg
     tokenizer = tokenizer_settings(cfg.tokenizer)
     h, w = (side // cfg.tokenizer.downsample for side in sides(tokenizer["image_size"]))
     predicted = {"head": h * w}
     if cfg.stage == "paired":
         check_window(cfg.paired, h * w)
-        text, length = read_text(cfg, _Captions(cfg.shards, captions_share))
+        text, length = read_text(cfg, captions)
         settings = paired_settings(cfg, (h, w), tokenizer["codebook_size"], len(text), length)
         kind = PairedTransformer
     else:
@@ -129,25 +129,28 @@ def cost_of(arm: Arm, captions_share: float) -> Cost:
     return Cost(size, flops, batch, cfg.transformer.train.warmup)
 
 
-class _Captions:
-    """Those of image shards that a training on their latents may use."""
+class Captions:
+    """Those of image shards that a training on their latents may use; as many as there are images that have some."""
 
-    def __init__(self, shards: str, share: float):
-        self.shards, self.share = ShardSet(shards, "train", Manifest.load(shards, "images")), share
+    def __init__(self, shards: ShardSet, share: float):
+        self.shards, self.rows = shards, captioned(shards, share)[0]
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def captions(self) -> Iterator[str]:
-        for i in captioned(self.shards, self.share)[0]:
+        for i in self.rows:
             yield from decode_captions(self.shards[int(i)])
 
 
-def say_captioned(variants: Sequence[Variant], shards: str) -> dict[float, int]:
-    """How many training images the arms that use captions have, by share of the captions; it is told."""
+def read_captions(variants: Sequence[Variant], shards: str) -> dict[float, Captions]:
+    """What the arms that use captions may train on, by share; how many images that are is told."""
     pictures = ShardSet(shards, "train", Manifest.load(shards, "images"))
     found = {}
     for share in dict.fromkeys(each.captions_share for each in variants if each.captions_share):
-        found[share] = len(captioned(pictures, share)[0])
+        found[share] = Captions(pictures, share)
         names = ", ".join(each.name for each in variants if each.captions_share == share)
-        say(f"{names}: {found[share]:,} of {len(pictures):,} images, which have captions")
+        say(f"{names}: {len(found[share]):,} of {len(pictures):,} images, which have captions")
     return found
 
 
@@ -170,8 +173,7 @@ def check_captions(arms: Sequence[Arm], shards: str) -> None:
     others = ",".join(arm.name for arm in arms if arm.name not in needy)
     raise UserError(
         f"shards={shards} hold no captions, which arm {' and arm '.join(needy)} needs; add them with "
-        "captions=FILE.tsv, or compare without: "
-        f"compare.arms=[{others}]"
+        f"captions=FILE.tsv, or compare without: compare.arms=[{others}]"
     )
 
 

@@ -11,7 +11,7 @@ from clipgen.errors import UserError
 
 
 def main(cfg: Config) -> None:
-    from clipgen.cli.arms import check_captions, check_kept, cost_of, find_arms, say_captioned, typed_words
+    from clipgen.cli.arms import check_captions, check_kept, cost_of, find_arms, read_captions, typed_words
     from clipgen.cli.run import use_threads
     from clipgen.cli.say import say
     from clipgen.config import complete
@@ -29,8 +29,11 @@ def main(cfg: Config) -> None:
         compared.ways(arm)
     compared.world  # noqa: B018 what is wrong with prompts and judge is said before hours of training
     compared.variants = variants_of({arm.name: arm.captions_shares(cfg) for arm in compared.arms.values()})
-    compared.captioned = say_captioned(compared.variants, cfg.shards)
-    costs = {each.name: cost_of(compared.arms[each.arm], each.captions_share) for each in compared.variants}
+    captions = read_captions(compared.variants, cfg.shards)
+    compared.captioned = {share: len(each) for share, each in captions.items()}
+    costs = {
+        each.name: cost_of(compared.arms[each.arm], captions.get(each.captions_share)) for each in compared.variants
+    }
     check_sizes(costs, cfg.compare.tolerance)
     compared.costs, compared.batches = costs, steps_of(costs, cfg.compare.steps, cfg.compare.tolerance)
     for variant in compared.variants:
@@ -121,6 +124,7 @@ class Compared:
 
     def pack(self) -> None:
         """Draw and pack the pictures; shards that lie elsewhere are taken as they are, or with the given captions."""
+        from clipgen.cli.compare_shards import packed_size, with_captions
         from clipgen.data.atomic import write_json
         from clipgen.data.manifest import Manifest
 
@@ -135,49 +139,10 @@ class Compared:
                 self.needed(done, (), *words)
                 write_json(done, list(words))
             captions = (Path(cfg.captions),) if cfg.captions and cfg.captions != "sidecar" else ()
-            self.needed(manifest, captions, "prep", *self.words, *self.packed_size(), f"out={self.out}")
+            self.needed(manifest, captions, "prep", *self.words, *packed_size(cfg), f"out={self.out}")
         elif cfg.captions and (not cfg.images or any(word.startswith("captions=") for word in self.words)):
-            self.caption()
+            cfg.shards = with_captions(cfg, self.out)
         Manifest.load(shards, "images")
-
-    def packed_size(self) -> list[str]:
-        """What is added to the words of `prep`, so that the tokenizer sees whole pictures; of packed ones what was."""
-        from clipgen.cli.imports import adopt_tokenizer
-        from clipgen.cli.machine import pick_device
-        from clipgen.cli.run import choose_size, print_choices, typed_value
-        from clipgen.data.manifest import Manifest
-        from clipgen.defaults import choose_image_size
-
-        cfg, gpu = self.cfg, pick_device(self.cfg.trainer.device).type == "cuda"
-        if cfg.prep.size is not None:
-            return []
-        print_choices(adopt_tokenizer(cfg))
-        if not Manifest.exists(cfg.shards):
-            choose_size(cfg, gpu)
-            return [f"prep.size={typed_value(cfg.prep.size)}"]
-        packed = Manifest.load(cfg.shards, "images")
-        side, size = packed.facts["shortest_side"], packed.made_by["prep"]["size"]
-        choose_image_size(cfg, side, gpu)
-        squares = sum(packed.facts["pixels"].values()) == side**2 * sum(shard.samples for shard in packed.shards)
-        if size is None and squares and cfg.tokenizer.image_size == side:
-            return []  # as they came
-        return [f"prep.size={typed_value(size or cfg.tokenizer.image_size)}"]
-
-    def caption(self) -> None:
-        """The shards that lie elsewhere, copied with the captions that were given for them."""
-        from clipgen.cli.prep import unmatched_captions
-        from clipgen.cli.say import say
-        from data_prep.captions import read_captions
-        from data_prep.recaption import recaption
-
-        cfg, own = self.cfg, self.out / "shards"
-        if cfg.captions == "sidecar":
-            raise UserError("captions=sidecar lie beside images, and only shards are given; type images=FOLDER instead")
-        facts = recaption(cfg.shards, own, read_captions(cfg.captions)).facts
-        say(f"compare: {own} has the pictures of {cfg.shards}, {facts['captioned']:,} of them with captions")
-        if facts["unmatched_captions"]:
-            say(unmatched_captions(facts))
-        cfg.shards = str(own)
 
     def make_latents(self) -> None:
         """The VQGAN and the latents that the arms share, and those of an arm with a tokenizer of its own."""

@@ -84,17 +84,18 @@ def begin(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, 
 
 def _set_aside(folder: Path, aside: Path) -> None:
     """What has trained nothing does not take the place of what has."""
-    if folder.is_symlink():  # to what a sweep shares
-        folder.unlink()
-    elif trained(folder):
+    if is_kept(folder):
         shutil.rmtree(aside, ignore_errors=True)
         os.replace(folder, aside)
+    elif folder.is_symlink():
+        folder.unlink()
     else:
         shutil.rmtree(folder)
 
 
-def trained(folder: Path) -> bool:
-    return any(folder.glob("*.ckpt"))
+def is_kept(folder: Path) -> bool:
+    """Whether there is anything in it to set aside; a link is to what a sweep shares, and keeps."""
+    return not folder.is_symlink() and any(folder.glob("*.ckpt"))
 
 
 def _read_aside(folder: Path) -> dict[str, Any] | None:

@@ -28,9 +28,9 @@ LOOKED_UP = 16  # samples whose nearest training picture is shown
 
 
 def evaluate_run(cfg: Config, pipeline: ClipGen, stage: Path) -> dict[str, float]:
-    """Metrics of tokenizer, CLIP and generator, whose weights are in `stage`; writes its pictures beside that folder:
+    """Metrics of tokenizer, CLIP and generator, whose weights are in `stage`.
 
-    samples.png, nearest.png and reconstructions.png.
+    Writes samples.png, nearest.png and reconstructions.png beside that folder.
     """
     out = stage.parent
     size = pipeline.vqgan.image_size

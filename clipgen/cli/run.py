@@ -32,16 +32,18 @@ def main(cfg: Config) -> None:
     from clipgen.cli.prep import pack_images, summary
     from clipgen.cli.results import evaluate_once, evaluate_run, tell
     from clipgen.cli.say import say
+    from clipgen.cli.score import check_asked
     from clipgen.cli.shared import Shared
     from clipgen.cli.train import job_folder
     from clipgen.clip.texts import reference_texts
     from clipgen.data.atomic import write_json
-    from clipgen.data.lock import Claim
     from clipgen.evaluation.report import write_report
     from clipgen.pipeline import ClipGen
 
     use_threads(cfg)
     shared = Shared(cfg, job_folder(cfg))
+    if shared.folder:
+        check_asked(cfg)
     out = Path(cfg.out)
     device = pick_device(cfg.trainer.device)
     seconds: dict[str, float] = load_seconds(out)
@@ -60,10 +62,11 @@ def main(cfg: Config) -> None:
         check_perceptual(cfg.tokenizer.train)
         perceptual_inputs(cfg.tokenizer.train)
     check(cfg)
-    claim = Claim(out) if out.is_dir() and not shared.folder else None  # noqa: F841 until the end of this run
+    shared.claim()
     with shared.shards():
         before = stamp(cfg.shards)
         images = pack_images(cfg, replace=changed_prep(cfg))
+    shared.claim()  # which the packing has made
     timed("prep", start, before == stamp(cfg.shards))
     say(summary(images, cfg.shards))
     fill_from_shards(cfg, cfg.shards, "images")

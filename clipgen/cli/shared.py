@@ -1,7 +1,7 @@
 """What the jobs of a sweep over whole runs have in common: shards, VQGAN and latents of the same settings, made once.
 
 Each lies in the sweep's folder under a fingerprint of what it is made from, held by the job that makes it; the others
-wait, and find it done. A plain run has all of them in its own folder, and waits for nobody.
+wait, and find it done. A plain run has all of them in its own folder, which is its own until it ends.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import Any
 from clipgen.cli.say import say
 from clipgen.config import Config, asdict_of
 from clipgen.data.atomic import fingerprint
-from clipgen.data.lock import alone
+from clipgen.data.lock import Claim, alone
 
 OF_NO_EFFECT = ("workers", "check", "batch_size")  # on the shards or latents that come out
 
@@ -24,8 +24,15 @@ class Shared:
     def __init__(self, cfg: Config, job: Path):
         plain = job == Path(cfg.out)
         self.cfg, self.folder = cfg, None if plain else job.parent / "shared"
-        self.own = {kind: getattr(cfg, kind) == f"{cfg.out}/{kind}" for kind in ("shards", "latents")}
+        kinds = ("shards", "latents")
+        self.own = {kind: Path(getattr(cfg, kind)).resolve() == Path(cfg.out, kind).resolve() for kind in kinds}
         cfg.out = str(job)
+        self.claimed: Claim | None = None
+
+    def claim(self) -> None:
+        """Keep other plain runs from the folder of this one, once it is there: they would make anew what it trains on."""
+        if not self.folder and self.claimed is None and Path(self.cfg.out).is_dir():
+            self.claimed = Claim(Path(self.cfg.out))
 
     @contextmanager
     def shards(self) -> Iterator[None]:

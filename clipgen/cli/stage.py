@@ -15,7 +15,7 @@ from clipgen.callbacks.finite import Finite
 from clipgen.checkpoint import read_checkpoint, weights_sha256
 from clipgen.cli.build import make_trainer
 from clipgen.cli.machine import peak_memory_mb, pick_device
-from clipgen.cli.record import Record, begin, trained
+from clipgen.cli.record import Record, begin, is_kept
 from clipgen.cli.say import say
 from clipgen.config import Config, Sampling, asdict_of
 from clipgen.data.atomic import PREVIOUS
@@ -43,7 +43,7 @@ def refuse_own(start: str, folder: Path, key: str) -> None:
 
 def start(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, Any]) -> Record:
     claims: list[Claim] = []
-    kept = trained(folder)  # else it is not set aside
+    kept = is_kept(folder)
 
     def begun() -> tuple[Record, list[str]]:
         if folder.is_dir():

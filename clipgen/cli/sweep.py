@@ -152,7 +152,10 @@ def held(folder: Path) -> FileLock:
 
 
 def about(config: DictConfig, swept: dict[str, int | None]) -> dict[str, Any]:
-    sweeper, stage = config.hydra.sweeper, {"stage": config.stage, "task": config.task}
+    sweeper = config.hydra.sweeper
+    of = {"command": sys.argv[0].split()[-1], "metric": config.metric}
+    if values_only(swept):
+        of |= {"stage": config.stage, "task": config.task}
     jobs = sweeper.n_trials if "n_trials" in sweeper else math.prod(count or 1 for count in swept.values())
     return {
         "command": [*sys.argv[0].split(), *(word for word in sys.argv[1:] if "override_dirname" not in word)],
@@ -162,5 +165,5 @@ def about(config: DictConfig, swept: dict[str, int | None]) -> dict[str, Any]:
         "direction": direction_of(config.metric, config.direction),
         "swept": list(swept),
         "jobs": jobs,
-        "of": {"command": sys.argv[0].split()[-1], "metric": config.metric} | (stage if values_only(swept) else {}),
+        "of": of,
     }

@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from PIL import Image
 
 from clipgen.data.lock import Claim
+from clipgen.errors import UserError
 
 
 @pytest.fixture
@@ -220,6 +222,27 @@ def test_a_folder_that_another_process_trains_is_left_to_it(clipgen, one_line, t
     claim.release()
     for _ in range(2):
         assert clipgen(*again).status == 0, "and it lets go itself"
+
+
+@pytest.mark.parametrize("verb", ["train", "run"])
+def test_a_folder_is_claimed_for_as_long_as_it_is_trained(
+    clipgen, tiny, run_folder, pictures, tmp_path, monkeypatch, verb
+):
+    out, asked = tmp_path / "out", []
+    claimed = [out / "vqgan", *([out] if verb == "run" else [])]
+
+    def fit(*_, **__):
+        for folder in claimed:
+            with pytest.raises(UserError, match="is being made by another process"):
+                Claim(folder)
+            asked.append(folder)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pl.Trainer, "fit", fit)
+    words = ["stage=vqgan", f"shards={run_folder / 'shards'}"] if verb == "train" else [f"images={pictures}"]
+    assert clipgen(verb, *tiny, *words, f"out={out}").status == 130 and asked == claimed
+    for folder in claimed:
+        Claim(folder).release()
 
 
 def test_captions_are_needed_to_train_a_clip(clipgen, one_line, run_folder, tmp_path):

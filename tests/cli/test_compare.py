@@ -208,6 +208,18 @@ def test_pictures_are_packed_whole_at_the_size_that_the_tokenizer_has(clipgen, m
         assert [each for each in machine.words[-1] if each.startswith("prep.size=")] == [f"prep.size={wanted}"]
 
 
+@pytest.mark.parametrize(("side", "more"), [(32, []), (72, ["prep.size=32"])])
+def test_whole_pictures_that_were_packed_before_are_not_packed_again(clipgen, machine, words, side, more):
+    Path("mine").mkdir()
+    for i in range(4):
+        Image.new("RGB", (side, side), (60 * i, 0, 0)).save(f"mine/{i}.png")
+    own = ["images=mine", "out=side", "prep.workers=1", "tokenizer=small_f4", "trainer.device=cpu"]
+    assert clipgen("prep", *own, "prep.val_fraction=0.5").status == 0
+    machine.failing = "prep"
+    clipgen("compare", *own, "prep.val_fraction=0.5", "compare.arms=[clipgen]")
+    assert [word for word in machine.words[0] if word.startswith("prep.size=")] == more
+
+
 def test_the_cost_is_that_of_the_given_tokenizer_s_tokens(clipgen, machine, unmeasured, words, tokenizer):
     words = [*words, "compare.arms=[clipgen]", "compare.equal_images=false"]
     flops = []

@@ -90,6 +90,31 @@ def test_the_settings_of_before_bring_back_what_they_trained(folder):
     assert sorted(path.name for path in folder.parent.iterdir()) == ["vqgan", "vqgan.previous"]
 
 
+@pytest.mark.parametrize("there", ["both", "one"])
+def test_a_kill_while_they_change_places_loses_neither(folder, there):
+    for seed in (0, 1):
+        begin(folder, "vqgan", {"seed": seed}, INPUTS)
+        (folder / "last.ckpt").write_text(str(seed))
+    aside, moving = folder.with_name("vqgan.previous"), folder.with_name("vqgan.moving")
+    aside.rename(moving)
+    if there == "one":
+        folder.rename(aside)
+    for seed in (0, 1):
+        begin(folder, "vqgan", {"seed": seed}, INPUTS)
+        assert (folder / "last.ckpt").read_text() == str(seed) and (aside / "last.ckpt").read_text() == str(1 - seed)
+    assert not moving.exists()
+
+
+def test_a_link_or_a_broken_record_aside_is_no_hindrance(folder):
+    begin(folder.with_name("shared"), "vqgan", {"seed": 0}, INPUTS)
+    (folder.with_name("shared") / "last.ckpt").write_text("0")
+    folder.symlink_to("shared")
+    folder.with_name("vqgan.previous").mkdir()
+    (folder.with_name("vqgan.previous") / FILE).write_text("{")
+    begin(folder, "vqgan", {"seed": 1}, INPUTS)
+    assert not folder.is_symlink() and (folder.with_name("shared") / "last.ckpt").read_text() == "0"
+
+
 def test_a_mistake_that_trained_nothing_displaces_nothing(folder):
     for seed in (0, 1):
         begin(folder, "vqgan", {"seed": seed}, INPUTS)
