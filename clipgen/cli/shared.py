@@ -30,7 +30,7 @@ class Shared:
         self.claimed: Claim | None = None
 
     def claim(self) -> None:
-        """Keep other plain runs from the folder of this one, once it is there: they would make anew what it trains on."""
+        """Keep other plain runs from this one's folder, once it is there: they would make anew what it trains on."""
         if not self.folder and self.claimed is None and Path(self.cfg.out).is_dir():
             self.claimed = Claim(Path(self.cfg.out))
 
