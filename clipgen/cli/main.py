@@ -127,6 +127,9 @@ class reported:
 
 def _config_line(problem: BaseException) -> str:
     """Hydra's message of several lines as one that says the key and the mend."""
+    if (setting := getattr(problem, "override", None)) is not None:  # it could not be read at all
+        key, _, value = setting.partition("=")
+        return f"{setting} cannot be read as a setting; quote its value, as in \"{key}='{value}'\""
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     cause = problem.__cause__
     if cause is not None:

@@ -14,43 +14,16 @@ FLAGS = {
     "-cn": 1, "--config-name": 1,
 }  # fmt: skip
 LOOKS = {"-m", "--multirun", "-h", "--help", "--hydra-help", "-c", "--cfg", "-i", "--info"}
-# Settings whose value is a file, a folder or a text: they may hold what Hydra's grammar keeps for itself.
+# Settings whose value is a file, a folder, a name or a text: they may hold what Hydra's grammar keeps for itself.
 PATHS = frozenset(
     {
-        "images",
-        "captions",
-        "shards",
-        "latents",
-        "out",
-        "run",
-        "model",
-        "prompts",
-        "image",
-        "mix",
-        "mask",
-        "captioner",
-        "upscale",
-        "negative",
-        "templates",
-        "hydra.run.dir",
+        "images", "captions", "shards", "latents", "out", "run", "name", "model", "prompts", "image", "mix", "mask", "captioner", "upscale",
+        "negative", "templates", "hydra.run.dir", "perceptual_weights", "fid_weights", "dinov2_weights", "prep.caption",
+        "clip.model", "clip.pretrained", "clip.captions", "tokenizer.ckpt", "tokenizer.ckpt_config", "transformer.ckpt",
+        "tokenizer.train.perceptual_weights", "compare.captioner", "compare.fid_weights", "compare.dinov2_weights",
+        "compare.chosen", "compare.prompts_file", "compare.judge_model", "compare.judge_pretrained",
     }
-    | {
-        "tokenizer.train.perceptual_weights",
-        "perceptual_weights",
-        "fid_weights",
-        "compare.captioner",
-        "compare.fid_weights",
-        "compare.dinov2_weights",
-        "compare.chosen",
-        "compare.prompts_file",
-        "dinov2_weights",
-        "clip.captions",
-        "prep.caption",
-        "tokenizer.ckpt",
-        "tokenizer.ckpt_config",
-        "transformer.ckpt",
-    }
-)
+)  # fmt: skip
 
 
 def split_words(words: list[str]) -> tuple[list[str], list[str]]:
@@ -85,10 +58,10 @@ def for_hydra(words: list[str]) -> list[str]:
         flags.extend(value for _, value in zip(range(0 if equals else FLAGS[name]), left, strict=False))
     if sweeps(settings) and not {flag.partition("=")[0] for flag in flags} & LOOKS:
         flags.append("-m")  # a saved sweep is asked for by its name
-    if sweeps(flags):  # there a comma parts the values of a sweep
+    swept = sweeps(flags)
+    settings = [quoted(setting, swept) for setting in settings]
+    if swept:
         settings.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed_keys(settings))}]")
-    else:
-        settings = [quoted(setting) for setting in settings]
     return flags + settings
 
 
@@ -109,12 +82,17 @@ def named_folder(words: list[str]) -> list[str]:
     return found
 
 
-def quoted(setting: str) -> str:
-    """A path as it is typed: quoted where it has a comma, an equals sign, brackets or the like."""
+def quoted(setting: str, swept: bool = False) -> str:
+    """A path as it is typed: quoted where it has a comma, an equals sign, brackets or the like.
+
+    In a sweep a comma parts several values, and `choice(…)` and its like are several too.
+    """
     key, _, value = setting.partition("=")
+    if swept and ("," in value or re.match(r"\w+\(", value)):
+        return setting
     if key == "prompts" and value.startswith("["):  # the list of a run, not the file of `sample`
         return setting
-    if key not in PATHS or "${" in value or value[:1] in ("'", '"') or re.fullmatch(r"[\w./~@+-]*", value):
+    if key not in PATHS or "${" in value or value[:1] in ("'", '"') or re.fullmatch(r"[A-Za-z0-9_./~@+-]*", value):
         return setting
     # Hydra reads a backslash as one only before a quote
     escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), value)

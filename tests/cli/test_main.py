@@ -312,3 +312,9 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(clipgen, one_line, pic
     assert "the disk is full" in line and str(out) in line
     assert not [path for path in out.glob("*") if path.suffix in (".json", ".tar", ".jsonl")]
     assert not list(out.rglob(".*tmp*"))
+
+
+@pytest.mark.parametrize("flags", [[], ["-m"]])
+def test_a_setting_that_cannot_be_read_is_told_with_the_mend(clipgen, one_line, flags):
+    line = one_line(clipgen("run", *flags, "images=x", "experiment=größe(1"))
+    assert """experiment=größe(1 cannot be read as a setting; quote its value, as in "experiment='größe(1'\"""" in line

@@ -96,15 +96,19 @@ def test_an_unknown_option_is_explained(word):
 
 @pytest.mark.parametrize(
     "path",
-    ["Photos, 2024", "a=b/c", "x(1)[2]{3}", 'it\'s "q"', "üñí/ä b", "C:\\dir\\", "a\\'b", "#1!?*", "plain/dir", "1%"],
+    ["Photos, 2024", "a=b/c", "x(1)[2]{3}", 'it\'s "q"', "üñí/ä b", "C:\\dir\\", "a\\'b", "#1!?*", "plain/dir", "1%", "/jürgen", "фото"],
 )
 def test_a_path_works_as_it_is_typed(path):
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from clipgen.cli.words import for_hydra
-
-    for word in for_hydra([f"images={path}", f"mask={path}"]):
+    keys = ("images", "mask", "name", "clip.model", "clip.pretrained", "compare.judge_model")
+    for word in for_hydra([f"{key}={path}" for key in keys]):
         assert OverridesParser.create().parse_override(word).value() == path
+
+
+def test_in_a_sweep_too_but_for_what_parts_its_values():
+    words = ["images=x (y)", "out=größe", "name=a,b", "shards=choice(a,b)", "latents=glob(*)", "mask='a,b'"]
+    assert for_hydra(["-m", *words])[1:-1] == ["images='x (y)'", "out='größe'", *words[2:]]
 
 
 def test_a_folder_may_stand_alone(tmp_path):
