@@ -7,12 +7,10 @@ downloaded ones. "plain fp32" is our networks with torch's own layers, written d
 """
 
 import re
-import statistics
 import subprocess
 import sys
 import time
 import types
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -24,6 +22,7 @@ from taming.modules.diffusionmodules.model import AttnBlock, ResnetBlock
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+from turns import ROUNDS, WARM_UP, InTurn, Step, waiting
 
 from clipgen.bf16 import bf16_pays
 from clipgen.cli.machine import pick_device, pick_precision
@@ -38,9 +37,6 @@ from clipgen.tokenizer.vqgan import VQGAN
 CHANNELS, MULTIPLIERS, RES_BLOCKS, CODES, CODE_DIM, DOWNSAMPLE = 64, (1, 1, 2, 2, 4), 2, 1024, 256, 16
 SIDE, BATCH = 128, 4
 LR, BETAS = 4.5e-6 * BATCH, (0.5, 0.9)  # taming's
-WARM_UP, ROUNDS = 2, 5
-
-Step = Callable[[dict[str, Tensor]], None]
 
 
 def make_module(side: int) -> VQGANModule:
@@ -67,35 +63,22 @@ class Flops(TorchDispatchMode):
         return out
 
 
-class InTurn(pl.Callback):
-    """Times each batch of a training, and after it a step of each peer on the same batch; counts the first's work."""
+class CountedInTurn(InTurn):
+    """And counts the work of ours in the first batch, which is for warming up."""
 
-    def __init__(self, peers: dict[str, Step], device: torch.device):
-        self.peers, self.wait = peers, torch.cuda.synchronize if device.type == "cuda" else lambda: None
-        self.times: dict[str, list[float]] = {name: [] for name in ("ours", *peers)}
+    def __init__(self, *each):
+        super().__init__(*each)
         self.work = Flops()
 
     def on_train_batch_start(self, trainer, module, batch, number) -> None:
         if number == 0:
             self.work.__enter__()
-        self.wait()
-        self.began = time.perf_counter()
+        super().on_train_batch_start(trainer, module, batch, number)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, number) -> None:
-        self._note("ours")
         if number == 0:
             self.work.__exit__(None, None, None)
-        for name, step in self.peers.items():
-            self.began = time.perf_counter()
-            step(batch)
-            self._note(name)
-
-    def _note(self, name: str) -> None:
-        self.wait()
-        self.times[name].append(time.perf_counter() - self.began)
-
-    def median(self, name: str) -> float:
-        return statistics.median(self.times[name][WARM_UP:])
+        super().on_train_batch_end(trainer, module, outputs, batch, number)
 
 
 def pixels(side: int) -> Tensor:
@@ -220,7 +203,7 @@ def high_water() -> int:
 def rows() -> list[dict]:
     device = pick_device("auto")
     peers = {"taming": taming_step(device, SIDE), "plain fp32": plain_step(device)}
-    in_turn = InTurn(peers, device)
+    in_turn = CountedInTurn(peers, waiting(device))
     train(make_module(SIDE), SIDE, WARM_UP + ROUNDS, in_turn)
     (ceiling, product), took = matrix_ceiling(device), in_turn.median("ours")
     shape = f"{SIDE} px, batch {BATCH}"

@@ -12,7 +12,6 @@ Model FLOPs: 6 for each weight of a matrix product and each position (forward an
 positions for the attention of each, whose causal half is not taken off. Of the optimizers' products none is counted.
 """
 
-import statistics
 import time
 from collections.abc import Callable
 
@@ -24,6 +23,7 @@ from sampling import SMALL, Uncached, minGPT
 from table import row, show
 from tokenizer import matrix_ceiling
 from torch import Tensor
+from turns import ROUNDS, WARM_UP, InTurn, Step, waiting
 
 from clipgen.cli.machine import pick_device, pick_precision
 from clipgen.config import Trainer
@@ -34,36 +34,7 @@ from clipgen.transformer.optim import KINDS
 
 LAYERS, WIDTH, HEADS = SMALL
 CODES, EMBED, BATCH, L = 1024, 512, 8, 256
-WARM_UP, ROUNDS = 2, 5
 ENCODED = 2  # pictures on which the public step's encoders are timed
-
-Step = Callable[[dict[str, Tensor]], None]
-
-
-class InTurn(pl.Callback):
-    """Times each batch of a training, and after it a step of each peer on the same batch."""
-
-    def __init__(self, peers: dict[str, Step], wait: Callable[[], None]):
-        self.peers, self.wait = peers, wait
-        self.times: dict[str, list[float]] = {name: [] for name in ("ours", *peers)}
-
-    def on_train_batch_start(self, trainer, module, batch, number) -> None:
-        self.wait()
-        self.began = time.perf_counter()
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, number) -> None:
-        self._note("ours")
-        for name, step in self.peers.items():
-            self.began = time.perf_counter()
-            step(batch)
-            self._note(name)
-
-    def _note(self, name: str) -> None:
-        self.wait()
-        self.times[name].append(time.perf_counter() - self.began)
-
-    def median(self, name: str) -> float:
-        return statistics.median(self.times[name][WARM_UP:])
 
 
 def step_of(model: torch.nn.Module, logits: Callable[[dict[str, Tensor]], Tensor]) -> Step:
@@ -103,7 +74,7 @@ def model_flops(model: Transformer) -> float:
 
 def rows() -> list[dict]:
     device = pick_device("auto")
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait = waiting(device)
     torch.manual_seed(0)
     mingpt = minGPT(SMALL, CODES).to(device).train()
     public = Uncached(*SMALL, CODES).to(device).train()

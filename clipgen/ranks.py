@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.nn.functional import all_gather
 
 T = TypeVar("T")
 
@@ -51,6 +52,11 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:
     return sum_over_ranks(tensor) / world_size() if world_size() > 1 else tensor
+
+
+def gather_rows(rows_BD: Tensor) -> Tensor:
+    """(R·B, D) of all ranks, with gradients to each rank's own from the losses of all."""
+    return torch.cat(all_gather(rows_BD.contiguous())) if world_size() > 1 else rows_BD
 
 
 def gather_pictures(vectors_BLD: Tensor) -> Tensor:

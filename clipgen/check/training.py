@@ -2,7 +2,7 @@
 
 import os
 
-from clipgen.config import Config, TransformerTraining, VQGANTraining
+from clipgen.config import ClipTraining, Config, TransformerTraining, VQGANTraining
 from clipgen.errors import UserError
 
 
@@ -31,15 +31,19 @@ def check_batches(cfg: Config) -> None:
     _check_batch("tokenizer", t, n)
     _check_batch_norm(t, n)
     _check_batch("transformer", m, n)
+    if cfg.stage == "clip":
+        _check_batch("clip", cfg.clip.train, n)
     _check_warmup("tokenizer", t)
     _check_warmup("transformer", m)
 
 
-def _check_batch(part: str, train: VQGANTraining | TransformerTraining, devices: int) -> None:
-    if train.batch_size is not None and train.batch_size % (devices * train.accumulate):
+def _check_batch(part: str, train: VQGANTraining | TransformerTraining | ClipTraining, devices: int) -> None:
+    parts = getattr(train, "accumulate", 1)  # a CLIP tells the pictures of a whole batch from each other
+    if train.batch_size is not None and train.batch_size % (devices * parts):
+        of_each = f" in {part}.train.accumulate={parts} parts" if hasattr(train, "accumulate") else ""
         raise UserError(
-            f"{part}.train.batch_size={train.batch_size} cannot be shared by trainer.devices={devices} in "
-            f"{part}.train.accumulate={train.accumulate} parts; take a multiple of {devices * train.accumulate}"
+            f"{part}.train.batch_size={train.batch_size} cannot be shared by trainer.devices={devices}{of_each}; take "
+            f"a multiple of {devices * parts}"
         )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from PIL import Image
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from clipgen.callbacks.ema import EMA
 from clipgen.callbacks.finite import Finite
@@ -39,6 +40,7 @@ from clipgen.data.sample import decode_captions
 from clipgen.data.transforms import to_model_range, to_uint8
 from clipgen.errors import UserError
 from clipgen.picture import image_grid
+from clipgen.ranks import world_size
 from clipgen.tokenizer.codes import Perturbation
 from clipgen.tokenizer.compiled import compile_in_place
 from clipgen.tokenizer.module import VQGANModule
@@ -225,12 +227,17 @@ def train_clip(cfg: Config, folder: Path) -> Record:
     data = CaptionedData(
         cfg.shards, size, c.train.batch_size, c.train.steps, cfg.seed, val_samples=cfg.trainer.val_samples
     )
-    record = start(folder, "clip", settings, {"images": images.content})
-    if record.done:
-        return record
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     training = {key: value for key, value in training.items() if key != "batch_size"}
     module = ClipModule(architecture, settings=settings, **training)
+    if world_size() > 1 and any(isinstance(part, _BatchNorm) for part in module.modules()):
+        raise UserError(
+            f"trainer.devices={world_size()}: this clip.architecture normalises over a batch, of which each device has "
+            "a part; take trainer.devices=1, or the architecture of a vision transformer"
+        )
+    record = start(folder, "clip", settings, {"images": images.content})
+    if record.done:
+        return record
     shards = data.shards("train")
     some = range(0, len(shards), max(1, len(shards) // 2000))
     captions = sorted({caption for i in some for caption in decode_captions(shards[i])})

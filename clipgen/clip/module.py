@@ -5,6 +5,7 @@ B batch, E embedding size
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -18,6 +19,7 @@ from clipgen.checkpoint import save_weights
 from clipgen.clip.frozen import plain_attention
 from clipgen.data.atomic import replacing, write_json
 from clipgen.data.transforms import to_model_range
+from clipgen.ranks import gather_rows
 from clipgen.schedule import set_learning_rates, warmup_linear
 
 MAX_LOGIT_SCALE = 100.0
@@ -66,7 +68,7 @@ class ClipModule(pl.LightningModule):
         factor = warmup_linear(self.batches, self.steps, self.warmup)
         set_learning_rates([optimizer], self.lr * factor)
         with plain_attention(self.device):
-            loss, accuracy = self.contrast(batch)
+            loss, accuracy = self.contrast(batch, gather_rows)
             optimizer.zero_grad()
             self.manual_backward(loss)
         optimizer.step()
@@ -76,11 +78,14 @@ class ClipModule(pl.LightningModule):
         self.log_dict({"train/loss": loss, "train/accuracy": accuracy, "lr": self.lr * factor})
         self.log("loss", loss, prog_bar=True, logger=False)
 
-    def contrast(self, batch: dict) -> tuple[Tensor, Tensor]:
+    def contrast(self, batch: dict, gather: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """(Loss, share of pictures whose own caption is the nearest); `gather` brings the rows of other ranks."""
         image_BCHW = (to_model_range(batch["image"])).contiguous(memory_format=torch.channels_last)
         tokens_BT = self.tokenizer(batch["caption"]).to(self.device)
         image_BE = F.normalize(self.clip.encode_image(image_BCHW).float(), dim=-1)
         text_BE = F.normalize(self.clip.encode_text(tokens_BT).float(), dim=-1)
+        if gather:
+            image_BE, text_BE = gather(image_BE), gather(text_BE)
         logits_BB = self.clip.logit_scale.exp() * image_BE @ text_BE.T
         own_B = torch.arange(len(logits_BB), device=self.device)
         loss = (F.cross_entropy(logits_BB, own_B) + F.cross_entropy(logits_BB.T, own_B)) / 2

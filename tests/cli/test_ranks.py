@@ -50,6 +50,28 @@ def test_two_ranks_train_what_one_does_with_all_of_the_batch(train, kind):
         assert difference.mean() < 1e-5 and difference.max() < 1e-3, (name, difference.mean(), difference.max())
 
 
+@pytest.mark.slow
+def test_two_ranks_train_the_clip_of_one(train, clipgen, clipgen_process, one_line, tmp_path):
+    """Each picture is told from those of both ranks. A ResNet's batch norm cannot be shared."""
+    images, shards = tmp_path / "images", tmp_path / "shards"
+    assert clipgen("draw", f"out={images}", "n=60", "captions=true").status == 0
+    assert clipgen("prep", f"images={images}", f"shards={shards}", f"captions={images}.tsv").status == 0
+    words = ["stage=clip", "clip=small", f"shards={shards}", "clip.train.warmup=1"]
+    words += ["clip.train.steps=4", "clip.train.batch_size=8", "trainer.threads=1", "trainer.device=cpu"]
+    outcome = clipgen_process("train", *words, f"out={tmp_path / 'resnet'}", "trainer.devices=2")
+    assert "normalises over a batch, of which each device has a part" in one_line(outcome)
+    words += ["trainer.precision=32-true", "clip.architecture.vision_cfg.layers=1"]
+    words += ["clip.architecture.vision_cfg.width=64", "+clip.architecture.vision_cfg.patch_size=8"]
+    one, two = (train(f"{n}", n, *words)["state_dict"] for n in (1, 2))
+    assert one["clip.logit_scale"] != torch.tensor(1 / 0.07).log()
+    for name, tensor in one.items():
+        difference = (two[name].float() - tensor.float()).abs()
+        if name.endswith("in_proj_bias"):
+            query, _, value = difference.chunk(3)  # a softmax does not see the keys' bias: its gradient is rounding
+            difference = torch.cat([query, value])
+        assert difference.mean() < 1e-5 and difference.max() < 1e-3, (name, difference.mean(), difference.max())
+
+
 TRANSFORMER = [
     "stage=transformer", "trainer.precision=32-true", "transformer.train.optimizer=muon", "transformer.train.rar=true",
     "transformer.train.accumulate=2", "transformer.train.aux_weight=0.1", "transformer.dropout=0",
