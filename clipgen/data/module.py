@@ -83,7 +83,14 @@ class _Data(pl.LightningDataModule):
         """All validation samples, on every rank: their mean is then exact, and no rank waits for another."""
         if not self.n_val:
             return []
-        return self._loader(_PlainBatches(self.val_batches, self.batch_size), None, persistent=True)
+        return self._loader(_PlainBatches(self.val_batches, self._held()), None, persistent=True)
+
+    def _held(self) -> int:
+        """How many samples training holds at once on a device, and validation may hold too."""
+        if self.trainer is None:
+            return self.batch_size
+        parts = self.trainer.world_size * getattr(self.trainer.lightning_module, "accumulate", 1)
+        return max(1, self.batch_size // parts)
 
     def _loader(self, batches: Dataset, sampler: Sampler | None, persistent: bool = False) -> DataLoader:
         return _Loader(
@@ -154,6 +161,10 @@ class CaptionedData(ImageData):
     """`ImageData` with a caption for each picture, {"image": …, "caption": list of B texts}; all must have one."""
 
     batches_class = CaptionedBatches
+
+    def _held(self) -> int:
+        """All, as a picture is told from the others of its batch."""
+        return self.batch_size
 
 
 class LatentData(_Data):

@@ -79,7 +79,7 @@ class PairedModule(TokenModule):
         text_BT, counts_BT, image_BL = self._losses(batch["tokens"], self.encode(batch["caption"]).to(self.device))
         rows = len(image_BL)
         self.log("val/loss", image_BL.mean(), prog_bar=True, batch_size=rows)
-        self.log("val/text", mean_where(text_BT, counts_BT), batch_size=rows)
+        self.log("val/text", mean_where(text_BT, counts_BT), batch_size=max(1, int(counts_BT.sum())))
 
 
 class CaptionModule(TokenModule):

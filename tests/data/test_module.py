@@ -2,6 +2,7 @@
 
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -227,6 +228,14 @@ def test_validation_sees_every_sample_once_in_order(latent_folder):
     data = latent_data(latent_folder, batch_size=2, val_samples=3)
     data.setup("validate")
     assert [len(batch["tokens"]) for batch in data.val_dataloader()] == [2, 1]
+
+
+@pytest.mark.parametrize(("world", "accumulate", "sizes"), [(1, 1, [4, 1]), (2, 1, [2, 2, 1]), (2, 4, [1] * 5)])
+def test_validation_holds_no_more_at_once_than_training(latent_folder, monkeypatch, world, accumulate, sizes):
+    data = latent_data(latent_folder, batch_size=4)
+    data.setup("validate")
+    data.trainer = SimpleNamespace(world_size=world, lightning_module=SimpleNamespace(accumulate=accumulate))
+    assert [len(batch["tokens"]) for batch in data.val_dataloader()] == sizes
 
 
 def image_batches(folder, **settings):
