@@ -4,6 +4,8 @@ N vectors, D code size, K codebook size
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -13,15 +15,32 @@ CHUNK = 1 << 24  # similarities held at once, so that K = 16,384 never needs an 
 
 
 def nearest_codes(vectors_ND: Tensor, codes_KD: Tensor, k: int = 1) -> Tensor:
-    """Indices of the k codes at the least distance, nearest first, (N, k); float32 whatever autocast says."""
+    """Indices of the k codes at the least distance, nearest first, (N, k); float32 whatever autocast and TF32 say."""
     codes_KD = codes_KD.detach().float()
     half_squares_K = codes_KD.square().sum(-1) / 2  # |v − c|² / 2 = |v|² / 2 + |c|² / 2 − v·c
-    with torch.autocast(vectors_ND.device.type, enabled=False):
+    with torch.autocast(vectors_ND.device.type, enabled=False), exact_products():
         found = []
         for chunk in vectors_ND.detach().float().split(max(1, CHUNK // len(codes_KD))):
             closeness = torch.addmm(-half_squares_K, chunk, codes_KD.T)
             found.append(closeness.argmax(-1, keepdim=True) if k == 1 else closeness.topk(k).indices)
         return torch.cat(found)
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Without TF32, whose ten bits are too few to tell near codes apart: a picture has one list of tokens."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def occurrences(tokens: Tensor, codebook_size: int) -> Tensor:
+    """How often each code occurs, (K,); torch.bincount would make a GPU wait until the largest token is known."""
+    counts_K = torch.zeros(codebook_size, dtype=torch.long, device=tokens.device)
+    return counts_K.scatter_add_(0, tokens.flatten(), torch.ones_like(tokens.flatten()))
 
 
 def clusters(codes_KD: Tensor, n: int, rounds: int = 20) -> Tensor:

@@ -13,7 +13,7 @@ from clipgen.data.transforms import to_model_range, to_uint8
 from clipgen.ranks import mean_over_ranks
 from clipgen.schedule import seed_batch, set_learning_rates, warmup_linear
 from clipgen.tokenizer.adversary import Adversary
-from clipgen.tokenizer.codes import Perturbation, perplexity, usage
+from clipgen.tokenizer.codes import Perturbation, occurrences, perplexity, usage
 from clipgen.tokenizer.loss import adaptive_weight, pixel_distance, psnr
 from clipgen.tokenizer.quantize import Gumbel
 from clipgen.tokenizer.upkeep import end_window, start_codebook, tend_codebook
@@ -193,7 +193,7 @@ class VQGANModule(pl.LightningModule):
         image_BCHW = self.images(batch)
         made = self.vqgan(image_BCHW, self.quantising)
         image_loss, _ = self.image_loss(made.image_BCHW, image_BCHW)
-        self.counts_K += torch.bincount(made.tokens_Bhw.flatten(), minlength=len(self.counts_K))
+        self.counts_K += occurrences(made.tokens_Bhw, len(self.counts_K))
         size = len(image_BCHW)
         self.log("val/loss", image_loss, prog_bar=True, batch_size=size)
         self.log("val/psnr", psnr(to_uint8(made.image_BCHW), batch["image"]).mean(), prog_bar=True, batch_size=size)

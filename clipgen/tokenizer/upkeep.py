@@ -8,7 +8,7 @@ from torch import Tensor
 
 from clipgen.ranks import gather_pictures, sum_over_ranks
 from clipgen.schedule import seed_batch
-from clipgen.tokenizer.codes import perplexity, usage
+from clipgen.tokenizer.codes import occurrences, perplexity, usage
 from clipgen.tokenizer.quantize import Quantizer
 
 
@@ -20,7 +20,7 @@ def start_codebook(quantizer: Quantizer, tokens_BL: Tensor, vectors_ND: Tensor, 
 
 def tend_codebook(quantizer: Quantizer, tokens_BL: Tensor, vectors_ND: Tensor) -> None:
     """Count what a batch used, and move the codes where the kind wants that."""
-    counts_K = sum_over_ranks(torch.bincount(tokens_BL.flatten(), minlength=quantizer.codebook_size))
+    counts_K = sum_over_ranks(occurrences(tokens_BL, quantizer.codebook_size))
     quantizer.count(counts_K)
     if quantizer.codes_are_averaged:
         sums_KD = torch.zeros_like(quantizer.codebook).index_add_(0, tokens_BL.flatten(), vectors_ND)

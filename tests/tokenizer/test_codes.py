@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from clipgen.tokenizer import codes
-from clipgen.tokenizer.codes import Perturbation, clusters, nearest_codes, perplexity, usage
+from clipgen.tokenizer.codes import Perturbation, clusters, nearest_codes, occurrences, perplexity, usage
 
 
 def drawn(*shape, seed: int = 0) -> torch.Tensor:
@@ -29,6 +29,25 @@ def test_the_nearest_code_is_found_in_float32_under_autocast():
         found = nearest_codes(vectors_ND, codes_KD)[:, 0]
     assert not torch.equal(rough, wanted)  # else this test shows nothing
     assert torch.equal(found, wanted)
+
+
+def test_the_nearest_code_is_found_without_tf32(monkeypatch):
+    seen, product = [], torch.addmm
+    monkeypatch.setattr(
+        torch, "addmm", lambda *each: seen.append(torch.get_float32_matmul_precision()) or product(*each)
+    )
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        nearest_codes(drawn(10, 4), drawn(8, 4))
+        assert (seen, torch.get_float32_matmul_precision()) == (["highest"], "high")
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_codes_are_counted():
+    tokens_BL = torch.randint(0, 9, (5, 7), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(occurrences(tokens_BL, 12), tokens_BL.flatten().bincount(minlength=12))
 
 
 @pytest.mark.slow
