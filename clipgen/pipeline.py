@@ -277,7 +277,7 @@ class ClipGen(Generator):
             for part, weight in parts
         ]
         condition_1E = sum(rows)
-        if not rows or condition_1E.norm() < 1e-3 * sum(abs(weight) for _, weight in parts):
+        if not rows or condition_1E.norm() <= 1e-3 * sum(abs(weight) for _, weight in parts):
             raise UserError("the parts of the mix cancel each other; change their weights")
         seeds = [image_seed("", seed, i) for i in range(n)]
         away_1E = self._negative(negative, sampling)

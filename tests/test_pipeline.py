@@ -89,6 +89,8 @@ def test_a_mix_of_one_text_is_that_text_and_weights_count(pipeline):
         assert not np.array_equal(pixels(pipeline.mix(parts, n=4)), plain)
     with pytest.raises(UserError, match="cancel each other"):
         pipeline.mix([("a red circle", 1.0), ("a red circle", -1.0)])
+    with pytest.raises(UserError, match="cancel each other"):
+        pipeline.mix([("a red circle", 0.0)])
 
 
 @pytest.mark.parametrize(

@@ -239,10 +239,14 @@ class AppendingCSVLogger(CSVLogger):
     """Lightning's, writing `metrics.csv` into the stage's own folder and keeping the rows from before a resume."""
 
     def __init__(self, folder: Path, batches: int):
-        path = folder / "metrics.csv"
-        with open(path, newline="") if path.exists() else io.StringIO() as file:
-            kept = [row for row in csv.DictReader(file) if (row["step"] or "").isdigit() and int(row["step"]) < batches]
-        path.unlink(missing_ok=True)
+        path, aside = folder / "metrics.csv", folder / ".metrics.csv"
+        source = aside if aside.exists() else path
+        with open(source, newline="") if source.exists() else io.StringIO() as file:
+            content = file.read()
+        rows = csv.DictReader(io.StringIO(content))
+        kept = [row for row in rows if (row["step"] or "").isdigit() and int(row["step"]) < batches]
+        with replacing(aside) as temporary:  # until all is written again: Lightning begins by deleting the file
+            temporary.write_text(content, newline="")
         super().__init__(folder.parent, name=folder.name, version="", flush_logs_every_n_steps=10)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the folder is not empty
@@ -250,3 +254,4 @@ class AppendingCSVLogger(CSVLogger):
         if kept:
             writer.metrics = [{name: value for name, value in row.items() if value} for row in kept]
             writer.save()
+        aside.unlink()

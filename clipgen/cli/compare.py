@@ -142,7 +142,7 @@ class Compared:
             self.needed(manifest, captions, "prep", *self.words, *packed_size(cfg), f"out={self.out}")
         elif cfg.captions and (not cfg.images or any(word.startswith("captions=") for word in self.words)):
             cfg.shards = with_captions(cfg, self.out)
-        Manifest.load(shards, "images")
+        Manifest.load(cfg.shards, "images")
 
     def make_latents(self) -> None:
         """The VQGAN and the latents that the arms share, and those of an arm with a tokenizer of its own."""

@@ -1,5 +1,6 @@
 """`clipgen draw`: pictures of the demo world into a folder, and their captions when asked."""
 
+import json
 from pathlib import Path
 
 from clipgen.check import check_world
@@ -49,16 +50,14 @@ def draw_folder(
     wanted = {"n": n, "seed": seed, "image_size": image_size, "captions": captions}
     wanted |= ({"left_out": left_out} if left_out else {}) | ({"world": world} if world != "shapes" else {})
     wanted |= {"style": style, "style_share": style_share} if style else {}
-    done = out / ".drawn.json"
-    if done.exists():
-        import json
-
-        if json.loads(done.read_text()) == wanted:
+    done, begun = out / ".drawn.json", out / ".begun.json"
+    for known in filter(Path.exists, (done, begun)):
+        if (held := json.loads(known.read_text())) != wanted:
+            raise UserError(f"out={out} holds other pictures ({json.dumps(held)}); give another folder, or delete it")
+        if known == done:
             print(f"draw: {out} is done already, skipped")
             return
-        raise UserError(
-            f"out={out} holds other pictures ({done.read_text().strip()}); give another folder, or delete it"
-        )
+    write_json(begun, wanted)
     lines = ["file\tcaption"]
     with explained(out):
         if style:
@@ -73,5 +72,6 @@ def draw_folder(
     if captions:
         with replacing(out.with_name(out.name + ".tsv")) as path:
             path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    write_json(done, wanted)
+    with explained(out):
+        begun.rename(done)
     print(f"draw: {n:,} pictures of {image_size} px in {out}" + (f", captions in {out}.tsv" if captions else ""))

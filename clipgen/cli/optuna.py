@@ -37,8 +37,11 @@ class StudySweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        import optuna
-        from optuna.trial import TrialState
+        try:
+            import optuna
+            from optuna.trial import TrialState
+        except ImportError as problem:
+            raise UserError(f"hydra/sweeper=optuna: {problem}; pip install 'clipgen[sweep]'") from problem
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         params = OmegaConf.to_container(self.params, resolve=True) if self.params else {}

@@ -70,7 +70,7 @@ def job_folder(cfg: Config) -> Path:
 
 
 def best_score(folder: Path) -> float | None:
-    """The least val/loss in a stage's metrics.csv; of a VQGAN the last, as its last weights are used."""
+    """The least val/loss in a stage's metrics.csv; of a VQGAN and a CLIP the last, as their last weights are used."""
     import csv
 
     path = folder / "metrics.csv"
@@ -80,4 +80,4 @@ def best_score(folder: Path) -> float | None:
         losses = [float(row["val/loss"]) for row in csv.DictReader(file) if row.get("val/loss")]
     if not losses:
         return None
-    return losses[-1] if folder.name == "vqgan" else min(losses)
+    return losses[-1] if folder.name in ("vqgan", "clip") else min(losses)

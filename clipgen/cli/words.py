@@ -17,11 +17,12 @@ LOOKS = {"-m", "--multirun", "-h", "--help", "--hydra-help", "-c", "--cfg", "-i"
 # Settings whose value is a file, a folder, a name or a text: they may hold what Hydra's grammar keeps for itself.
 PATHS = frozenset(
     {
-        "images", "captions", "shards", "latents", "out", "run", "name", "model", "prompts", "image", "mix", "mask", "captioner", "upscale",
-        "negative", "templates", "hydra.run.dir", "perceptual_weights", "fid_weights", "dinov2_weights", "prep.caption",
+        "images", "captions", "shards", "latents", "out", "run", "name", "model", "prompts", "image", "mix", "mask",
+        "captioner", "upscale", "negative", "templates", "hydra.run.dir", "prep.caption",
         "clip.model", "clip.pretrained", "clip.captions", "tokenizer.ckpt", "tokenizer.ckpt_config", "transformer.ckpt",
-        "tokenizer.train.perceptual_weights", "compare.captioner", "compare.fid_weights", "compare.dinov2_weights",
-        "compare.chosen", "compare.prompts_file", "compare.judge_model", "compare.judge_pretrained",
+        "perceptual_weights", "fid_weights", "dinov2_weights", "tokenizer.train.perceptual_weights",
+        "compare.captioner", "compare.fid_weights", "compare.dinov2_weights", "compare.chosen", "compare.prompts_file",
+        "compare.judge_model", "compare.judge_pretrained",
     }
 )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """The stored study, without any training: jobs return what a function of their words says."""
 
 import math
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -90,3 +91,9 @@ def test_what_is_typed_wins_over_what_is_saved():
     assert kinds == [("Int", False), ("Flo", False), ("Int", True), ("Cat", None)]
     with pytest.raises(UserError, match="lr="):
         search_space(["lr=tag(log,interval(0.0,1.0))"])
+
+
+def test_where_optuna_is_not_installed_it_is_said_how_to_have_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match=r"hydra/sweeper=optuna: .*optuna.*; pip install 'clipgen\[sweep\]'"):
+        sweep(tmp_path, Launcher())

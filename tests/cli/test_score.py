@@ -20,6 +20,12 @@ def test_a_job_is_judged_by_a_column_or_a_figure(folder, metric, value):
     assert score_of(folder, "transformer", metric) == value
 
 
+@pytest.mark.parametrize("stage", ["vqgan", "clip"])
+def test_a_stage_whose_last_weights_are_used_is_judged_by_them(folder, stage):
+    (folder / "transformer").rename(folder / stage)
+    assert score_of(folder, stage, "val/loss") == 2.75
+
+
 def test_a_metric_that_is_not_there_is_named_with_its_neighbour(folder):
     with pytest.raises(
         UserError, match=r"metric=judge.al is not among the figures of .*metrics.json; do you mean judge.all"

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from clipgen.shapes import two_prompts
 
@@ -23,6 +24,17 @@ def test_its_pictures_and_captions_are_drawn(clipgen, tmp_path, one_line):
     assert any(" two " in line or " three " in line or "\ttwo " in line or "\tthree " in line for line in lines)
     assert "skipped" in clipgen(*words).said
     assert "holds other pictures" in one_line(clipgen(*words, "world=shapes"))
+
+
+def test_pictures_of_a_drawing_that_was_killed_are_not_mixed_with_others(clipgen, tmp_path, one_line, monkeypatch):
+    words = ("draw", f"out={tmp_path / 'drawn'}", "captions=true")
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            clipgen(*words, "n=9")
+    assert "holds other pictures" in one_line(clipgen(*words, "n=5"))
+    assert clipgen(*words, "n=9").status == 0
+    assert "skipped" in clipgen(*words, "n=9").said and len(list(tmp_path.rglob("*.png"))) == 9
 
 
 def test_what_it_does_not_have_is_said(clipgen, one_line, tmp_path):

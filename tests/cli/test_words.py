@@ -96,8 +96,11 @@ def test_an_unknown_option_is_explained(word):
 
 @pytest.mark.parametrize(
     "path",
-    ["Photos, 2024", "a=b/c", "x(1)[2]{3}", 'it\'s "q"', "üñí/ä b", "C:\\dir\\", "a\\'b", "#1!?*", "plain/dir", "1%", "/jürgen", "фото"],
-)
+    [
+        "Photos, 2024", "a=b/c", "x(1)[2]{3}", 'it\'s "q"', "üñí/ä b", "C:\\dir\\", "a\\'b", "#1!?*", "plain/dir", "1%",
+        "/jürgen", "фото",
+    ],
+)  # fmt: skip
 def test_a_path_works_as_it_is_typed(path):
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
