@@ -45,9 +45,15 @@ class PairedGen(ClipGen):
         return {FILE: self.text.content}
 
     def _text_conditions(self, prompts: Sequence[str], name: str | None = None) -> Tensor:
-        """Prefixes (B, P); what goes beyond the text's length is cut."""
+        """Prefixes (B, P); what goes beyond the text's length is cut. UserError where no word of it is known."""
         self._check_prompts(prompts)
-        return self.transformer.layout.prefix(self.text.encode(prompts)).to(self.device)
+        every = self.text.encode(prompts)
+        for prompt, own in zip(prompts, every, strict=True):
+            if not self.text.knows(own):
+                raise UserError(
+                    f'prompt "{prompt}" has no letter of the captions that this model was trained on; ask as they do'
+                )
+        return self.transformer.layout.prefix(every).to(self.device)
 
     def too_long(self, texts: Sequence[str]) -> list[str]:
         most = self.transformer.layout.text_length

@@ -27,6 +27,7 @@ from clipgen.upscale.model import UpscaleTransformer
 from clipgen.upscaler import Upscaler
 
 FORMAT = 1
+CLIP_FILES = (".json", ".safetensors", ".txt", ".model")
 MEANS = ("image_mean", "text_mean")
 
 
@@ -140,6 +141,7 @@ def save(pipeline: ClipGen, folder: Path) -> None:
     """Write all of it, config.json last."""
     identity = pipeline.clip.identity
     local = identity.model.startswith(LOCAL_DIR)
+    _begin(folder)
     if local:
         identity = _copy_clip(pipeline.clip, Path(identity.model.removeprefix(LOCAL_DIR)), folder / "clip")
     clip = {
@@ -155,8 +157,7 @@ def save(pipeline: ClipGen, folder: Path) -> None:
 
 def write(model: Any, folder: Path, files: dict[str, Any], more: dict[str, Any]) -> None:
     """Its networks, `files` (tensors, bytes, or None to have none), the card, and config.json with `more`, last."""
-    with explained(folder):
-        (folder / "config.json").unlink(missing_ok=True)  # until all is there, an earlier model is none
+    _begin(folder)
     save_weights(model.vqgan.state_dict(), folder / "tokenizer.safetensors")
     save_weights(model.transformer.state_dict(), folder / "transformer.safetensors")
     for name, content in files.items():
@@ -173,13 +174,23 @@ def write(model: Any, folder: Path, files: dict[str, Any], more: dict[str, Any])
     write_json(folder / "config.json", config | more)
 
 
+def _begin(folder: Path) -> None:
+    """Until all is there, an earlier model is none."""
+    with explained(folder):
+        (folder / "config.json").unlink(missing_ok=True)
+
+
 def _copy_clip(clip: FrozenClip, source: Path, target: Path) -> ClipIdentity:
     if source.resolve() == target.resolve():
         return clip.identity
-    for file in sorted(source.iterdir()):
-        if file.is_file() and file.suffix in (".json", ".safetensors", ".txt", ".model"):
-            with replacing(target / file.name) as path:
-                shutil.copyfile(file, path)
+    wanted = [file for file in sorted(source.iterdir()) if file.is_file() and file.suffix in CLIP_FILES]
+    with explained(target):
+        for file in target.iterdir() if target.is_dir() else ():  # an earlier CLIP's, whose weights might be taken
+            if file.suffix in CLIP_FILES and file.name not in {each.name for each in wanted}:
+                file.unlink()
+    for file in wanted:
+        with replacing(target / file.name) as path:
+            shutil.copyfile(file, path)
     if any((source / name).is_file() for name in WEIGHT_FILES if name.endswith(".safetensors")):
         return clip.identity
     weights = target / WEIGHT_FILES[0]  # they came as a pickle

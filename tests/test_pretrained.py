@@ -104,6 +104,20 @@ def test_a_clip_from_a_pickle_is_saved_as_safetensors(pipeline, tiny_clip_folder
     assert np.array_equal(pixels(made), pixels(pipeline.generate(PROMPTS, n=1)))
 
 
+def test_a_folder_that_held_a_model_with_another_clip_has_the_new_one(pipeline, saved, tiny_clip_folder, tmp_path):
+    """The weights of the earlier lie under the name that is looked for first."""
+    old, folder = (
+        Path(shutil.copytree(saved, tmp_path / "model")),
+        Path(shutil.copytree(tiny_clip_folder, tmp_path / "clip")),
+    )
+    (folder / "open_clip_model.safetensors").rename(folder / "open_clip_pytorch_model.safetensors")
+    (old / "clip" / "open_clip_model.safetensors").write_bytes(b"another")
+    clip = load_clip(f"local-dir:{folder}")
+    parts = (pipeline.vqgan, pipeline.transformer, clip, pipeline.statistics, pipeline.sampling, pipeline.settings)
+    ClipGen(*parts).save_pretrained(old)
+    assert ClipGen.from_pretrained(old).clip.identity.sha256 == clip.identity.sha256
+
+
 def test_what_bridges_need_is_stored_with_the_model(bridged, pipeline, tmp_path):
     bridged.save_pretrained(tmp_path)
     loaded = ClipGen.from_pretrained(tmp_path)

@@ -181,8 +181,8 @@ def make_trainer(
     `val_every` batches, pictures every `grid_every`; with a `monitor`, `best.ckpt` is that with the least of it.
     """
     device = pick_device(cfg.device)
-    best = ModelCheckpoint(folder, "best", monitor=monitor, mode="min", enable_version_counter=False)
-    last = ModelCheckpoint(folder, "last", save_top_k=1, enable_version_counter=False)
+    best = MovableCheckpoint(folder, "best", monitor=monitor, mode="min", enable_version_counter=False)
+    last = MovableCheckpoint(folder, "last", save_top_k=1, enable_version_counter=False)
     callbacks = [*own, best, last] if monitor else [*own, last]  # own ones first: what is saved is after them
     save = SaveOnInterrupt(folder / "last.ckpt", None if validates else cfg.val_every)
     callbacks += [Throughput(batch_size), Progress(folder.name), save]
@@ -213,6 +213,23 @@ def _strategy(shared_out: bool) -> str | ModelParallelStrategy:
         return ModelParallelStrategy(world_size(), 1, save_distributed_checkpoint=False)
     # the adversary has no part in the autoencoder's loss, and the other way round
     return "ddp_find_unused_parameters_true" if world_size() > 1 else "auto"
+
+
+class MovableCheckpoint(ModelCheckpoint):
+    """Knows what was best where the folder has moved since; Lightning's then takes the next one for the best."""
+
+    @property
+    def state_key(self) -> str:
+        """Lightning's own, as in the checkpoints of before."""
+        return super().state_key.replace(type(self).__qualname__, "ModelCheckpoint", 1)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return path and str(Path(self.dirpath) / Path(path).name)
+
+        paths = {key: here(state_dict[key]) for key in state_dict if key.endswith("_path")}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict | paths | {"dirpath": self.dirpath, "best_k_models": best})
 
 
 class WholeCheckpoints(TorchCheckpointIO):

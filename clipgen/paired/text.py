@@ -75,6 +75,10 @@ class Text:
         """The numbers of each text's pieces, 0 … len - 1."""
         return self.pieces.Encode(list(texts), out_type=int)
 
+    def knows(self, pieces: Sequence[int]) -> bool:
+        """Whether any of a text's pieces was in the training captions; the blank before a word says nothing."""
+        return not {UNKNOWN, self.pieces.PieceToId("▁")}.issuperset(pieces)
+
     def decode(self, pieces: Sequence[Sequence[int]]) -> list[str]:
         """The texts of pieces."""
         return self.pieces.Decode([list(own) for own in pieces])

@@ -3,9 +3,11 @@
 import csv
 
 import pytest
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
-from clipgen.cli.build import AppendingCSVLogger
+from clipgen.cli.build import AppendingCSVLogger, MovableCheckpoint
 
 
 def test_a_row_that_a_full_disk_cut_is_left_out(tmp_path):
@@ -30,3 +32,26 @@ def test_a_kill_between_deleting_and_writing_again_loses_no_row(tmp_path, monkey
     with open(folder / "metrics.csv", newline="") as file:
         assert [row["val/loss"] for row in csv.DictReader(file)] == ["2.5", "1.5"]
     assert [path.name for path in folder.iterdir()] == ["metrics.csv"]
+
+
+def test_in_a_folder_that_moved_only_what_is_better_becomes_the_best(tmp_path):
+    before, now = (MovableCheckpoint(tmp_path / name, "best", monitor="val/loss") for name in ("before", "now"))
+    plain = ModelCheckpoint(tmp_path / "before", "best", monitor="val/loss")
+    assert before.state_key == plain.state_key  # as in checkpoints of before
+    path = str(tmp_path / "before" / "best.ckpt")
+    before.best_k_models, before.best_model_path = {path: torch.tensor(1.0)}, path
+    before.kth_best_model_path, before.kth_value, before.best_model_score = path, torch.tensor(1.0), torch.tensor(1.0)
+    now.load_state_dict(before.state_dict())
+    assert now.best_model_path == now.kth_best_model_path == str(tmp_path / "now" / "best.ckpt")
+    assert now.best_model_score == 1.0 and [*now.best_k_models] == [now.best_model_path]
+    better = [now.check_monitor_top_k(Alone, torch.tensor(loss)) for loss in (1.5, 0.5)]
+    assert better == [False, True]
+
+
+class Alone:
+    """What the checkpoint asks of a trainer."""
+
+    class strategy:
+        @staticmethod
+        def reduce_boolean_decision(decision, all=True):
+            return decision

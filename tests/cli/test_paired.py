@@ -51,6 +51,8 @@ def test_captions_to_pictures(train, clipgen, captioned, tokenizer, tiny_clip_fo
         (["bridge=mean", PROMPT], "bridge=mean has no effect on a model that was trained on captions"),
         (["fidelity=0.9", PROMPT], "fidelity=0.9 has no effect"),
         ([f"image={picture}"], "is asked by text alone, not by an image"),
+        (["日本"], 'prompt "日本" has no letter of the captions that this model was trained on'),
+        (["\u200b"], "has no letter of the captions"),
     ):
         assert why in one_line(clipgen("sample", f"model={model}", f"out={tmp_path / 'out'}", *words))
     text = (model / "text.model").read_bytes()
