@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipgen.checkpoint import weights_sha256
+from clipgen.data.colour import as_seen
 from clipgen.data.transforms import center_crop_resize, image_tensor
 from clipgen.errors import UserError
 from clipgen.generator import image_seed
@@ -129,7 +130,7 @@ class Captioner:
         """By batch: which images, their tokens (B, L), and names that follow from their pixels."""
         for start in range(0, len(images), BATCH):
             part = slice(start, start + BATCH)
-            crops = [center_crop_resize(image.convert("RGB"), self.vqgan.image_size) for image in images[part]]
+            crops = [center_crop_resize(as_seen(image), self.vqgan.image_size) for image in images[part]]
             names = [hashlib.sha256(crop.tobytes()).hexdigest() for crop in crops]
             yield part, self.vqgan.encode(image_tensor(crops).to(self.device)).flatten(1), names
 

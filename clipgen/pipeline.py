@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from clipgen.clip.frozen import FrozenClip
+from clipgen.data.colour import as_seen
 from clipgen.data.transforms import center_crop_resize, image_tensor, size_of
 from clipgen.errors import UserError
 from clipgen.generator import RERANK, Generator, choose, image_seed
@@ -221,6 +222,7 @@ class ClipGen(Generator):
         trained in any order knows all of them; one trained in raster order only what is above and to the left of a
         token. UserError where the sizes differ or nothing is white.
         """
+        image, mask = as_seen(image), as_seen(mask)
         if mask.size != image.size:
             raise UserError(
                 f"the mask has {size_of(mask)} pixels and the image {size_of(image)}; give them the same size"
@@ -230,7 +232,7 @@ class ClipGen(Generator):
         made_L = torch.from_numpy(np.array(shares)).flatten().to(self.device) > 0
         if not made_L.any():
             raise UserError("the mask has no white where the model looks; paint white what is to be made")
-        pixels = center_crop_resize(image.convert("RGB"), self.vqgan.image_size)
+        pixels = center_crop_resize(image, self.vqgan.image_size)
         if prompt is None:
             condition_BE = self.image_conditions([pixels])
             sampling = {**sampling, "fidelity": 1.0 if sampling.get("fidelity") is None else sampling["fidelity"]}
@@ -286,7 +288,7 @@ class ClipGen(Generator):
 
     def _like(self, image: Image.Image) -> Tensor:
         """The condition (1, E) of an image."""
-        return self.image_conditions([center_crop_resize(image.convert("RGB"), self.vqgan.image_size)])
+        return self.image_conditions([center_crop_resize(as_seen(image), self.vqgan.image_size)])
 
     def _negative(self, text: str | None, sampling: dict[str, Any]) -> Tensor | None:
         if text is None:

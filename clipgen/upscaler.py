@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipgen.data.colour import as_seen
 from clipgen.data.transforms import image_tensor, size_of, to_uint8
 from clipgen.errors import UserError
 from clipgen.generator import TOKENS, image_seed, settings_in_range
@@ -83,7 +84,7 @@ class Upscaler:
         options = settings_in_range(self.sampling, sampling, self.transformer.codebook_size)
         size = options.pop("batch_size")
         model = prepared(self.transformer, options.pop("precision"))
-        images = [image.convert("RGB") for image in images]
+        images = [as_seen(image) for image in images]
         for image in images:
             self._check_size(image)
         if other := next((image for image in images if image.size != images[0].size), None):

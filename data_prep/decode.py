@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
 
-import numpy as np
 from PIL import ExifTags, Image
 
-from data_prep.colour import to_srgb
+from clipgen.data.colour import to_rgb
 from data_prep.settings import FORMATS
 
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it also logs what it raises, into the progress bar
@@ -194,30 +193,3 @@ def _orientation(image: Image.Image) -> int | None:
         return image.getexif().get(ExifTags.Base.Orientation)
     except _UNREADABLE:  # where EXIF cannot be read, the picture is taken as it is
         return None
-
-
-def to_rgb(image: Image.Image, background: str = "white") -> Image.Image:
-    """Any mode of Pillow → sRGB, transparency composited on `background`, 16 bits and floats brought to 8."""
-    profile = image.info.get("icc_profile")
-    if image.mode.startswith(("I", "F")):
-        image = Image.fromarray(_to_8_bits(np.asarray(image)))
-    if image.has_transparency_data:
-        image = to_srgb(image if image.mode == "LA" else image.convert("RGBA"), profile).convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
-    else:
-        image = to_srgb(image.convert("RGB") if image.mode == "P" else image, profile)
-    if image.mode != "RGB":  # converting would copy
-        image = image.convert("RGB")
-    image.info = {}  # an embedded profile or comment would be written again with the new picture
-    return image
-
-
-def _to_8_bits(gray_HW: np.ndarray) -> np.ndarray:
-    if gray_HW.dtype.kind == "u":  # 16 bits
-        return (gray_HW >> 8).astype(np.uint8)
-    floats_HW = np.nan_to_num(gray_HW.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    peak = floats_HW.max(initial=0.0)
-    # neither format says where white is: take the smallest usual range that holds all values
-    ranges = (1.0, 255.0, 65535.0) if gray_HW.dtype.kind == "f" else (255.0, 65535.0)
-    white = next((top for top in ranges if peak <= top), peak)
-    return (floats_HW.clip(0, white) * (255.0 / white)).round().astype(np.uint8)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from data_prep.convert import read_file
-from data_prep.decode import SetAside, claims_to_be_image, could_be_image, decode, formats, read, to_rgb
+from data_prep.decode import SetAside, claims_to_be_image, could_be_image, decode, formats, read
 from data_prep.scan import SourceFile
 
 CAP = 1_000_000
@@ -56,19 +56,6 @@ def test_every_format_is_told_by_content(extension):
 )
 def test_every_mode_becomes_rgb(image, expected):
     assert pixel(encoded(image)) == expected
-
-
-def test_other_modes_become_rgb():
-    assert to_rgb(Image.new("CMYK", (2, 2), (0, 255, 255, 0))).getpixel((0, 0)) == (255, 0, 0)
-    for array, expected in (
-        (np.full((2, 2), 0.5, np.float32), 128),
-        (np.full((2, 2), 100.0, np.float32), 100),
-        (np.full((2, 2), 100, np.int32), 100),
-        (np.full((2, 2), 65535, np.int32), 255),
-        (np.full((2, 2), np.nan, np.float32), 0),
-        (np.full((2, 2), -5, np.int32), 0),
-    ):
-        assert to_rgb(Image.fromarray(array)).getpixel((0, 0)) == (expected,) * 3
 
 
 def test_a_transparent_palette_colour_is_white():
