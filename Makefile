@@ -16,6 +16,7 @@ $(READY): setup.cfg constraints.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+	@echo "clipgen is in $(BIN); '. $(BIN)/activate' lets a shell find it"
 
 demo: $(READY)  ## draw pictures, train on them without captions, generate from text (outputs/demo)
 	$(BIN)/clipgen draw out=outputs/demo/images n=20000 seed=0

@@ -21,7 +21,8 @@ JUDGED = "judged.json"  # in a job's folder: how it was asked → the judge's me
 DEFAULT = "default"  # the recipe that the others differ from in one thing
 EACH = {"development": 2, "test": 4}  # images of a prompt
 SHOWN = 6  # prompts in the picture
-RESULTS = Path("docs/results")  # of a clone; elsewhere the results stay in the sweep's folder
+RESULTS = Path("docs/results")  # of a clone, for the experiment as it is; else the results stay in the sweep's folder
+ADDED = {"experiment", "stage", "recipe", "seed"}  # settings that only add trainings to those of the experiment
 
 
 class Ablation(Callback):
@@ -72,13 +73,15 @@ class Ablation(Callback):
         if DEFAULT not in seeds:
             raise UserError(f"{sweep} has no finished training of the recipe {DEFAULT}; type the same command again")
         rows = Rows(verdicts.judge, seeds, **self.choices, least=verdicts.least()).rows()
+        words = config.hydra.overrides.task
         content = {
             **made_with(pick_device(config.trainer.device)),
-            "command": f"clipgen train -m experiment={self.name}", "seeds": seeds,
+            "command": f"clipgen train -m {' '.join(words)}", "seeds": seeds,
             "steps": config.transformer.train.steps, "sampling": OmegaConf.to_container(config.sampling),
             "images_of_a_prompt": EACH, "copies": verdicts.copies(rows["default"].asked), "rows": as_json(rows),
         }  # fmt: skip
-        folder = RESULTS if RESULTS.is_dir() else sweep
+        as_it_is = f"experiment={self.name}" in words and {word.partition("=")[0] for word in words} <= ADDED
+        folder = RESULTS if as_it_is and RESULTS.is_dir() else sweep
         write_json(folder / f"{self.name}.json", content)
         with replacing(folder.parent / f"{self.name}.png" if folder == RESULTS else sweep / f"{self.name}.png") as path:
             verdicts.picture(rows).save(path, format="PNG", optimize=True)

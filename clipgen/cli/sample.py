@@ -1,7 +1,9 @@
-"""`clipgen sample`: prompts → numbered PNGs, a labelled grid, and samples.jsonl."""
+"""`clipgen sample`: prompts → numbered PNGs, a labelled grid, and samples.jsonl, in place of those of before."""
 
 import json
+import re
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from clipgen.cli.mix import read_mix
@@ -109,6 +111,7 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
         if cfg.upscale:
             line |= {"upscale": cfg.upscale}
         lines.append(line | {"clip_score_by": by})
+    earlier = _listed(out / "samples.jsonl")
     with replacing(out / "samples.jsonl") as path:
         path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     with replacing(out / "grid.png") as path:
@@ -116,12 +119,22 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
         rows = -(-each // columns)
         headings = [label if row == 0 else "" for label in labels for row in range(rows)]
         image_grid(_filled(images, each, rows * columns), columns, headings).save(path, format="PNG")
+    for name in earlier - {line["file"] for line in lines}:
+        (out / name).unlink(missing_ok=True)  # of an earlier command, which drew more
     mean = f", mean CLIP score {sum(scores) / len(scores):.3f} ({by}'s own)" if texts else ""
     speed = f"{made / seconds:.1f} images/s"
     if not cfg.mask:  # where some tokens are given, not drawn
         speed += f", {made * pipeline.transformer.n_tokens / seconds:.0f} tokens/s"
     speed += ", CLIP and decoding included"
     print(f"sample: {len(images)} images in {out} ({speed}{mean}); look at {out}/grid.png")
+
+
+def _listed(path: Path) -> set[str]:
+    """The pictures that an earlier command wrote beside its list."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        names = {json.loads(line)["file"] for line in path.read_text(encoding="utf-8").splitlines()}
+        return {name for name in names if re.fullmatch(r"\d{5}\.png", name)}
+    return set()
 
 
 def _filled(images: list, n: int, wide: int) -> list:

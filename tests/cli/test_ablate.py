@@ -40,6 +40,7 @@ def few(monkeypatch):
 
 
 def test_one_command_trains_judges_and_continues(clipgen, tiny, run_folder, tokenizer, few, experiment, tmp_path):
+    (tmp_path / "docs" / "results").mkdir(parents=True)
     words = [
         *experiment, *tiny, f"shards={run_folder / 'shards'}", f"latents={run_folder / 'latents'}",
         tokenizer, "recipe=gap/default,gap/no_noise", "seed=0,1",
@@ -51,7 +52,9 @@ def test_one_command_trains_judges_and_continues(clipgen, tiny, run_folder, toke
     names |= {f"no_noise, bridge={each}" for each in ("mean", "none", "knn")}
     assert set(results["rows"]) == names and results["seeds"] == {"default": [0, 1], "no_noise": [0, 1]}
     assert results["rows"]["default"]["judge.all"]["n"] == 2 and "| default |" in outcome.said
+    assert results["command"].startswith("clipgen train -m experiment=few stage=transformer tokenizer=small_f4")
     assert (tmp_path / "sweep" / "few.png").stat().st_size > 1000
+    assert not list((tmp_path / "docs" / "results").iterdir()), "the published record is of the experiment as it is"
     kept = sorted((tmp_path / "sweep").glob("*/judged.json"))
     assert len(kept) == 4
     before = {path: path.stat().st_mtime_ns for path in (*kept, *(tmp_path / "sweep").glob("*/transformer/*.ckpt"))}

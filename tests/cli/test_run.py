@@ -353,6 +353,14 @@ def test_prompts_work_as_they_are_typed(sample, tmp_path):
     assert [line["prompt"] for line in lines(tmp_path / "samples")] == [*prompts, "n=4", "--help"]
 
 
+def test_a_folder_holds_the_pictures_of_one_command(sample, tmp_path):
+    sample("a red circle", "n=3")
+    (tmp_path / "samples" / "00009.png").write_bytes(b"of someone else")
+    sample("a blue ring", "n=1")
+    names = {"00000.png", "00009.png", "grid.png", "samples.jsonl"}
+    assert {path.name for path in (tmp_path / "samples").iterdir()} == names
+
+
 def test_each_image_is_described(sample, run_folder, tmp_path):
     outcome = sample("a red circle", "a ring", "n=2", "seed=5", "guidance_scale=1.5")
     described = lines(tmp_path / "samples")
