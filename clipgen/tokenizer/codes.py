@@ -65,8 +65,8 @@ def clusters(codes_KD: Tensor, n: int, rounds: int = 20) -> Tensor:
 class Perturbation(NamedTuple):
     """Mistakes to train the decoder on (RobustTok, arXiv 2503.08354): it will be given some by the Transformer.
 
-    In the first `share` of the pictures of a batch each token becomes, with probability `prob`, one of the
-    `neighbours` codes that are nearest to the encoder's vector.
+    In the first `share` of the pictures of a batch (of each part that a device works off at once, and one at least)
+    each token becomes, with probability `prob`, one of the `neighbours` codes nearest to the encoder's vector.
     """
 
     share: float

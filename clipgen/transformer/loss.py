@@ -18,7 +18,8 @@ class Reconstruction:
     """The paper's second loss: what the predicted tokens decode to shall have the embedding of the image.
 
     `embed` takes a distribution over the codes at each place, (R, L, V), to unit embeddings (R, E) of the decoded
-    images, with gradients. It runs every `every` batches on the first `share` of the rows.
+    images, with gradients. It runs every `every` batches on the first `share` of the rows: of each part that a device
+    works off at once, and one at least.
     """
 
     embed: Callable[[Tensor], Tensor]
