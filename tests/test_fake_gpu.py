@@ -51,11 +51,10 @@ class FakeGPU(FakeTensorMode):
         if function is aten._local_scalar_dense.default:
             self._note()
             return 1.0 if every[0].dtype.is_floating_point else True
-        if function in (aten.nonzero.default, aten.bincount.default):  # as many as there could be
+        if function is aten.nonzero.default:  # all of them, as a shape must be had
             self._note()
-            shape = [every[0].numel(), every[0].dim()] if function is aten.nonzero.default else [kwargs["minlength"]]
-            how = {"dtype": torch.long, "device": GPU}
-            return super().__torch_dispatch__(aten.zeros.default, (), (shape,), how)
+            size, how = [every[0].numel(), every[0].dim()], {"dtype": torch.long, "device": GPU}
+            return super().__torch_dispatch__(aten.zeros.default, (), (size,), how)
         return super().__torch_dispatch__(function, types, args, kwargs)
 
     def _note(self) -> None:
