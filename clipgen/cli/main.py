@@ -128,7 +128,9 @@ class reported:
 def _config_line(problem: BaseException) -> str:
     """Hydra's message of several lines as one that says the key and the mend."""
     if (setting := getattr(problem, "override", None)) is not None:  # it could not be read at all
-        key, _, value = setting.partition("=")
+        key, equals, value = setting.partition("=")
+        if not equals:
+            return f"'{setting}' is no setting; type one as key=value, such as name=birds"
         return f"{setting} cannot be read as a setting; quote its value, as in \"{key}='{value}'\""
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     cause = problem.__cause__
