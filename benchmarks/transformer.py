@@ -30,10 +30,10 @@ from clipgen.config import Trainer
 from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.model import Transformer
 from clipgen.transformer.module import TransformerModule
-from clipgen.transformer.optim import KINDS
 
 LAYERS, WIDTH, HEADS = SMALL
 CODES, EMBED, BATCH, L = 1024, 512, 8, 256
+OPTIMIZERS = ("muon", "adamw")
 ENCODED = 2  # pictures on which the public step's encoders are timed
 
 
@@ -88,7 +88,7 @@ def rows() -> list[dict]:
     }
     encoding, (ceiling, product) = BATCH * seconds_of_encoders(device, wait), matrix_ceiling(device)
     found = []
-    for optimizer in KINDS:
+    for optimizer in OPTIMIZERS:
         network = Transformer((16, 16), CODES, EMBED, WIDTH, LAYERS, HEADS)
         flops = model_flops(network)
         in_turn = InTurn(peers, wait)
