@@ -25,6 +25,7 @@ from tokenizer import matrix_ceiling
 from torch import Tensor
 from turns import ROUNDS, WARM_UP, InTurn, Step, waiting
 
+from clipgen.check.ranges import CHOICES
 from clipgen.cli.machine import pick_device, pick_precision
 from clipgen.config import Trainer
 from clipgen.tokenizer.vqgan import VQGAN
@@ -33,7 +34,6 @@ from clipgen.transformer.module import TransformerModule
 
 LAYERS, WIDTH, HEADS = SMALL
 CODES, EMBED, BATCH, L = 1024, 512, 8, 256
-OPTIMIZERS = ("muon", "adamw")
 ENCODED = 2  # pictures on which the public step's encoders are timed
 
 
@@ -88,7 +88,7 @@ def rows() -> list[dict]:
     }
     encoding, (ceiling, product) = BATCH * seconds_of_encoders(device, wait), matrix_ceiling(device)
     found = []
-    for optimizer in OPTIMIZERS:
+    for optimizer in CHOICES["transformer.train.optimizer"]:
         network = Transformer((16, 16), CODES, EMBED, WIDTH, LAYERS, HEADS)
         flops = model_flops(network)
         in_turn = InTurn(peers, wait)

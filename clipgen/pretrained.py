@@ -139,9 +139,9 @@ def _load_clip(at: Path, folder: bool, model: str | None, pretrained: str | None
 
 def save(pipeline: ClipGen, folder: Path) -> None:
     """Write all of it, config.json last."""
+    _begin(folder)
     identity = pipeline.clip.identity
     local = identity.model.startswith(LOCAL_DIR)
-    _begin(folder)
     if local:
         identity = _copy_clip(pipeline.clip, Path(identity.model.removeprefix(LOCAL_DIR)), folder / "clip")
     clip = {
@@ -153,6 +153,12 @@ def save(pipeline: ClipGen, folder: Path) -> None:
     }
     files = {STATISTICS: None, BANK: None, TEXT: None} | pipeline.own_files()
     write(pipeline, folder, files, {"sampling": pipeline.sampling, "clip": clip})
+
+
+def _begin(folder: Path) -> None:
+    """From here until it is whole again, an earlier model in `folder` is none."""
+    with explained(folder):
+        (folder / "config.json").unlink(missing_ok=True)
 
 
 def write(model: Any, folder: Path, files: dict[str, Any], more: dict[str, Any]) -> None:
@@ -174,21 +180,14 @@ def write(model: Any, folder: Path, files: dict[str, Any], more: dict[str, Any])
     write_json(folder / "config.json", config | more)
 
 
-def _begin(folder: Path) -> None:
-    """Until all is there, an earlier model is none."""
-    with explained(folder):
-        (folder / "config.json").unlink(missing_ok=True)
-
-
 def _copy_clip(clip: FrozenClip, source: Path, target: Path) -> ClipIdentity:
     if source.resolve() == target.resolve():
         return clip.identity
-    wanted = [file for file in sorted(source.iterdir()) if file.is_file() and file.suffix in CLIP_FILES]
     with explained(target):
-        for file in target.iterdir() if target.is_dir() else ():  # an earlier CLIP's, whose weights might be taken
-            if file.suffix in CLIP_FILES and file.name not in {each.name for each in wanted}:
+        for file in target.glob("*"):  # an earlier CLIP's, whose weights might be taken
+            if file.suffix in CLIP_FILES:
                 file.unlink()
-    for file in wanted:
+    for file in sorted(file for file in source.iterdir() if file.is_file() and file.suffix in CLIP_FILES):
         with replacing(target / file.name) as path:
             shutil.copyfile(file, path)
     if any((source / name).is_file() for name in WEIGHT_FILES if name.endswith(".safetensors")):

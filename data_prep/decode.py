@@ -3,18 +3,16 @@
 import io
 import logging
 import re
-import struct
 import warnings
-import zlib
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
 
-from PIL import ExifTags, Image
+from PIL import Image
 
-from clipgen.data.colour import to_rgb
+from clipgen.data.colour import UNREADABLE, UPRIGHT, orientation, to_rgb
 from data_prep.settings import FORMATS
 
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it also logs what it raises, into the progress bar
@@ -30,33 +28,9 @@ _BRANDS = {  # of a container of many formats, which nothing may be installed fo
 _INSTALL = {"HEIF": "pip install 'clipgen[heif]'", "AVIF": "pip install a Pillow that has it"}
 HEAD_BYTES = 32  # enough for every magic number
 
-# what Pillow raises on files from the test suites of Pillow and image-rs
-_UNREADABLE = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 _ADDRESS = re.compile(r" <_io\.BytesIO object at 0x[0-9a-f]+>")  # is another one each time
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
-_UPRIGHT = {  # EXIF orientation → what undoes it
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _SIDEWAYS = (5, 6, 7, 8)
 
 
@@ -161,14 +135,14 @@ def read(
                 if at_least is not None and image.format in ("JPEG", "MPO"):
                     scale = _decode_smaller(image, at_least)
                 image.load()
-                orientation = _orientation(image)
-                if orientation in _SIDEWAYS:
+                turned_by = orientation(image)
+                if turned_by in _SIDEWAYS:
                     size = size[::-1]
-                turned = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+                turned = image.transpose(UPRIGHT[turned_by]) if turned_by in UPRIGHT else image
                 return Picture(to_rgb(turned, background), image.format or "", size, scale)
         except _BOMB as error:
             raise SetAside("too_many_pixels", str(error)) from error
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             if missing := not_installed(data[:HEAD_BYTES]):  # Pillow takes some HEIF for AVIF at first
                 raise SetAside("format", missing) from error
             raise SetAside("unreadable", f"{type(error).__name__}: {_ADDRESS.sub('', str(error))}") from error
@@ -182,14 +156,7 @@ def fraction(side: int, at_least: int) -> int:
 def _decode_smaller(image: Image.Image, at_least: int) -> int:
     """Let libjpeg decode at a fraction, and tell which: 1 where turning would bring half pixels to the front."""
     scale = fraction(min(image.size), at_least)
-    if scale == 1 or (_orientation(image) in _UPRIGHT and any(length % scale for length in image.size)):
+    if scale == 1 or (orientation(image) in UPRIGHT and any(length % scale for length in image.size)):
         return 1
     image.draft(image.mode, (image.width // scale, image.height // scale))
     return scale
-
-
-def _orientation(image: Image.Image) -> int | None:
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation)
-    except _UNREADABLE:  # where EXIF cannot be read, the picture is taken as it is
-        return None

@@ -68,13 +68,14 @@ def test_the_folder_works_wherever_it_lies(pipeline, saved, tmp_path):
     assert np.array_equal(pixels(made), pixels(pipeline.generate(PROMPTS, n=1)))
 
 
-def test_a_folder_that_was_not_written_to_the_end_is_no_model(pipeline, saved, tmp_path, monkeypatch):
+@pytest.mark.parametrize("at", ["_copy_clip", "save_weights"])
+def test_a_folder_that_was_not_written_to_the_end_is_no_model(pipeline, saved, tmp_path, monkeypatch, at):
     shutil.copytree(saved, tmp_path / "model")
 
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pretrained, "save_weights", killed)
+    monkeypatch.setattr(pretrained, at, killed)
     with pytest.raises(KeyboardInterrupt):
         pipeline.save_pretrained(tmp_path / "model")
     with pytest.raises(UserError):

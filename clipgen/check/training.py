@@ -38,12 +38,13 @@ def check_batches(cfg: Config) -> None:
 
 
 def _check_batch(part: str, train: VQGANTraining | TransformerTraining | ClipTraining, devices: int) -> None:
-    parts = getattr(train, "accumulate", 1)  # a CLIP tells the pictures of a whole batch from each other
-    if train.batch_size is not None and train.batch_size % (devices * parts):
-        of_each = f" in {part}.train.accumulate={parts} parts" if hasattr(train, "accumulate") else ""
+    parts = getattr(train, "accumulate", None)  # a CLIP has none: it tells the pictures of a whole batch apart
+    least = devices * (parts or 1)
+    if train.batch_size is not None and train.batch_size % least:
+        of_each = f" in {part}.train.accumulate={parts} parts" if parts else ""
         raise UserError(
             f"{part}.train.batch_size={train.batch_size} cannot be shared by trainer.devices={devices}{of_each}; take "
-            f"a multiple of {devices * parts}"
+            f"a multiple of {least}"
         )
 
 

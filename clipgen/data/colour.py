@@ -1,13 +1,39 @@
-"""Pictures of any mode and profile → RGB as their maker saw them."""
+"""Pictures of any mode, profile and orientation → upright RGB, as their maker saw them."""
 
 import hashlib
 import io
+import struct
+import zlib
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms
 
 _MODES = ("RGB", "L", "CMYK", "LAB")  # what a profile can be for
+UPRIGHT = {  # EXIF orientation → what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# what Pillow raises on files from the test suites of Pillow and image-rs
+UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
 
 def as_seen(image: Image.Image) -> Image.Image:
@@ -15,9 +41,18 @@ def as_seen(image: Image.Image) -> Image.Image:
 
     It is left as it was, and given back where nothing is to be done.
     """
-    if image.mode == "RGB" and not image.getexif() and not {"icc_profile", "transparency"} & image.info.keys():
+    turn = UPRIGHT.get(orientation(image))
+    if turn is None and image.mode == "RGB" and not {"icc_profile", "transparency"} & image.info.keys():
         return image
-    return to_rgb(ImageOps.exif_transpose(image))  # a copy in any case
+    return to_rgb(image.copy() if turn is None else image.transpose(turn))
+
+
+def orientation(image: Image.Image) -> int | None:
+    """What EXIF says of how the camera was held."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except UNREADABLE:  # where EXIF cannot be read, the picture is taken as it is
+        return None
 
 
 def to_rgb(image: Image.Image, background: str = "white") -> Image.Image:

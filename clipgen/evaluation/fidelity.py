@@ -19,7 +19,7 @@ from clipgen.data.transforms import to_model_range, to_uint8
 from clipgen.evaluation.extractors import Extractor
 from clipgen.evaluation.tokenizer import reconstruct
 from clipgen.picture import image_grid
-from clipgen.tokenizer.codes import Perturbation, perplexity, usage
+from clipgen.tokenizer.codes import Perturbation, occurrences, perplexity, usage
 from clipgen.tokenizer.loss import psnr
 from clipgen.tokenizer.quantize import NearestCode
 from clipgen.tokenizer.vqgan import VQGAN
@@ -66,7 +66,7 @@ def measure(
     for number, batch in enumerate(batches):
         image_BHWC = batch["image"]
         tokens_Bhw, made_BHWC = reconstruct(vqgan, image_BHWC)
-        counts_K += torch.bincount(tokens_Bhw.flatten(), minlength=len(counts_K))
+        counts_K += occurrences(tokens_Bhw, len(counts_K))
         size, side = len(image_BHWC), min(image_BHWC.shape[1:3])
         n += size
         values["psnr"].append(psnr(made_BHWC, image_BHWC))

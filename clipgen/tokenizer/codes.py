@@ -56,7 +56,7 @@ def clusters(codes_KD: Tensor, n: int, rounds: int = 20) -> Tensor:
         centre_ND = torch.cat([centre_ND, codes_KD[least_K.argmax()][None]])
     for _ in range(rounds):
         cluster_K = nearest_codes(codes_KD, centre_ND)[:, 0]
-        size_N1 = cluster_K.bincount(minlength=n)[:, None]
+        size_N1 = occurrences(cluster_K, n)[:, None]
         mean_ND = torch.zeros_like(centre_ND).index_add_(0, cluster_K, codes_KD) / size_N1
         centre_ND = torch.where(size_N1 > 0, mean_ND, centre_ND)
     return nearest_codes(codes_KD, centre_ND)[:, 0]

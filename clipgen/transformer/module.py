@@ -3,6 +3,7 @@
 B batch, L image tokens, V codebook size, E embedding size
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from clipgen.transformer.optim import make_optimizers
 from clipgen.transformer.order import draw_orders, random_share
 
 
-class TokenModule(pl.LightningModule):
+class TokenModule(pl.LightningModule, ABC):
     """What trainings of a model of image tokens share; one says by `draw` and `losses` what is learnt of a batch.
 
     A batch is worked off in `accumulate` parts. Batch b draws by (seed, b), so that a resumed training is exact.
@@ -59,13 +60,13 @@ class TokenModule(pl.LightningModule):
         self.seed, self.settings, self.inputs = seed, settings or {}, inputs or {}
         self.batches = 0
 
+    @abstractmethod
     def draw(self, batch: dict) -> dict[str, Tensor]:
         """The arguments of `losses`: a rank has the rows that it would have of one rank's larger batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def losses(self, **drawn: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """What is minimised, and its parts to log."""
-        raise NotImplementedError
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:  # trainer.strategy=fsdp

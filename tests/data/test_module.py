@@ -231,7 +231,7 @@ def test_validation_sees_every_sample_once_in_order(latent_folder):
 
 
 @pytest.mark.parametrize(("world", "accumulate", "sizes"), [(1, 1, [4, 1]), (2, 1, [2, 2, 1]), (2, 4, [1] * 5)])
-def test_validation_holds_no_more_at_once_than_training(latent_folder, monkeypatch, world, accumulate, sizes):
+def test_validation_holds_no_more_at_once_than_training(latent_folder, world, accumulate, sizes):
     data = latent_data(latent_folder, batch_size=4)
     data.setup("validate")
     data.trainer = SimpleNamespace(world_size=world, lightning_module=SimpleNamespace(accumulate=accumulate))
