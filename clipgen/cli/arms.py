@@ -105,10 +105,11 @@ def cost_of(arm: Arm, captions: "Captions | None") -> Cost:
     cfg = arm.cfg
     tokenizer = tokenizer_settings(cfg.tokenizer)
     h, w = (side // cfg.tokenizer.downsample for side in sides(tokenizer["image_size"]))
-    predicted = {"head": h * w}
+    predicted, padding = {"head": h * w}, 0.0
     if cfg.stage == "paired":
         check_window(cfg.paired, h * w)
-        text, length = read_text(cfg, captions)
+        text, length, mean = read_text(cfg, captions)
+        padding = length - mean
         settings = paired_settings(cfg, (h, w), tokenizer["codebook_size"], len(text), length)
         kind = PairedTransformer
     else:
@@ -120,10 +121,11 @@ def cost_of(arm: Arm, captions: "Captions | None") -> Cost:
     with torch.device("meta"):
         model = kind(**settings)
     if cfg.stage == "paired":
-        predicted["text_head"] = model.n_prefix - 1
+        predicted["text_head"] = model.n_prefix - 1 - padding
     size, batch = Size.of(model), cfg.transformer.train.batch_size
-    seen = share_seen(model.n_prefix, h * w, model.window, model.pivots)
-    flops = step_flops(size, model.n_prefix + h * w - 1, predicted, batch, seen)
+    prefix = model.n_prefix - padding
+    seen = share_seen(prefix, h * w, model.window, model.pivots)
+    flops = step_flops(size, prefix + h * w - 1, predicted, batch, seen)
     if cfg.stage == "transformer" and cfg.transformer.gft:
         flops *= 4 / 3  # one more forward pass, without a condition and gradients
     return Cost(size, flops, batch, cfg.transformer.train.warmup)

@@ -51,7 +51,7 @@ def train_paired(cfg: Config, folder: Path) -> Record:
         refuse_own(m.ckpt, folder, "transformer.ckpt")
         stages = ("paired", "caption") if captions else ("paired",)
         start_settings, weights, start_inputs, text = read_paired(m.ckpt, *stages)
-    text, length = read_text(cfg, data, text, start_settings.get("text_length"))
+    text, length, mean = read_text(cfg, data, text, start_settings.get("text_length"))
     model = paired_settings(cfg, data.grid, latents.codebook_size, len(text), length)
     settings = {"paired": model, "paired.train": training | own | scales}
     settings |= {"captions_share": cfg.captions_share, "seed": cfg.seed}
@@ -66,7 +66,7 @@ def train_paired(cfg: Config, folder: Path) -> Record:
         return record
     from_rank_zero(lambda: text.save(folder / FILE))
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    say(f"{stage}: {len(text):,} pieces of text, {length} at most in a caption")
+    say(f"{stage}: {len(text):,} pieces of text, {length} at most in a caption and {mean:.1f} on average")
     transformer = kind(**model)
     if m.ckpt:
         transformer.load_state_dict(weights)
@@ -116,12 +116,15 @@ def captioned_pictures(
 
 def read_text(
     cfg: Config, data: CaptionedLatentData, text: Text | None = None, length: int | None = None
-) -> tuple[Text, int]:
-    """The pieces of the captions that may be used, and how many of them a text may have; or those given, kept."""
+) -> tuple[Text, int, float]:
+    """The pieces of the captions that may be used, how many of them a text may have, and how many it has on average.
+
+    A `text` and a `length` that are given are kept.
+    """
     captions = list(data.captions())
     text = text or Text.train(captions, cfg.paired.vocab_size)
     lengths = list(map(len, text.encode(captions)))
     length = length or min(max(lengths), cfg.paired.text_length)
     if cut := sum(own > length for own in lengths):
         say(f"paired: {cut:,} of {len(captions):,} captions are longer than {length} pieces and are cut there")
-    return text, length
+    return text, length, sum(min(own, length) for own in lengths) / len(lengths)

@@ -2,7 +2,8 @@
 
 One count for every arm: matrix products of forward and backward, three times the forward's; norms, activations and
 look-ups are left out. A causal product is counted whole, as it is computed. Of sparse attention
-(clipgen/transformer/sight.py) its share of that is counted: what a kernel computes beside it is not the arm's choice.
+(clipgen/transformer/sight.py) its share of that is counted, and of texts their pieces without padding: what is computed
+beside these is neither attended nor trained on, and not the arm's choice.
 """
 
 from collections.abc import Mapping
@@ -34,8 +35,8 @@ class Size:
         return cls(blocks, heads, embedding, len(model.blocks), model.norm.weight.shape[-1])
 
 
-def step_flops(size: Size, positions: int, predicted: Mapping[str, int], batch: int, seen: float = 1.0) -> float:
-    """Of a batch of sequences with `positions` inputs, padding included; each head sees `predicted` of them.
+def step_flops(size: Size, positions: float, predicted: Mapping[str, float], batch: int, seen: float = 1.0) -> float:
+    """Of a batch of sequences with `positions` inputs on average; each head sees `predicted` of them.
 
     `seen` is the share of the positions before that attention sees, `share_seen`.
     """
@@ -44,7 +45,7 @@ def step_flops(size: Size, positions: int, predicted: Mapping[str, int], batch: 
     return float(batch) * (6 * products + seen * attention)
 
 
-def share_seen(prefix: int, tokens: int, window: int, pivots: int) -> float:
+def share_seen(prefix: float, tokens: int, window: int, pivots: int) -> float:
     """Of all that an image's tokens behind a prefix may look back at, what those see that have a window and pivots.
 
     The last of the `tokens` is never an input. Pivots are drawn from the others; the mean over all draws is given.

@@ -374,6 +374,18 @@ def test_an_arm_of_sparse_attention_is_charged_what_it_sees(clipgen, machine, un
     assert steps[0] < steps[1] < 1.1 * steps[0], "attention is a small part of so small a model"
 
 
+def test_one_long_caption_costs_the_other_pictures_nothing(clipgen, machine, unmeasured, words, shards):
+    """Texts are padded to the longest, and padding is neither attended nor trained on."""
+    rows = (shards.parent / "images.tsv").read_text().splitlines()
+    Path("one.tsv").write_text("\n".join([*rows, rows[-1].split("\t")[0] + "\t" + "a red circle " * 12]))
+    words = [*words, "compare.arms=[clipgen,paired]", "compare.captions_shares=[1]", "compare.equal_images=false"]
+    steps = []
+    for more in ([], ["captions=one.tsv", "out=long"]):
+        assert clipgen(*words, *more).status == 0
+        steps.append(found(Path("long" if more else "outputs/side"))["arms"]["paired"]["about"]["steps"])
+    assert steps[1] >= 0.98 * steps[0]
+
+
 def test_guidance_in_one_pass_is_charged_for_its_second_pass(clipgen, machine, unmeasured, words):
     assert clipgen(*words, "compare.arms=[clipgen]", "compare.equal_images=false").status == 0
     plain = found()["arms"]["clipgen"]["about"]
