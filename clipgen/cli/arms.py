@@ -1,6 +1,6 @@
 """The arms of a comparison as settings and files: each is what `clipgen train arm=NAME` would take."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from clipgen.check import check, check_clip
 from clipgen.check.paired import check_window
+from clipgen.check.sampling import check_sampling
 from clipgen.cli.build import (
     load_clip_once,
     paired_settings,
@@ -100,6 +102,16 @@ def find_arms(names: Sequence[str], words: Sequence[str], shards: str) -> list[A
     return found
 
 
+def check_way(arm: Arm, way: Mapping[str, Any]) -> None:
+    """UserError where the arm's model, as it is trained, could not be asked in this way."""
+    cfg = OmegaConf.merge(arm.cfg, {"sampling": dict(way)})
+    try:
+        check(cfg)
+        check_sampling(cfg.sampling, cfg.bank, tokenizer_settings(cfg.tokenizer)["codebook_size"])
+    except UserError as problem:
+        raise UserError(f"arm {arm.name} could not be asked as its compare.arm.choices say: {problem}") from None
+
+
 def cost_of(arm: Arm, captions: "Captions | None") -> Cost:
     """Of a batch of its stage 2 with these captions; nothing is trained for it."""
     cfg = arm.cfg
@@ -108,7 +120,7 @@ def cost_of(arm: Arm, captions: "Captions | None") -> Cost:
     predicted, padding = {"head": h * w}, 0.0
     if cfg.stage == "paired":
         check_window(cfg.paired, h * w)
-        text, length, mean = read_text(cfg, captions)
+        text, length, mean = read_text(OmegaConf.merge(cfg, {"captions_share": captions.share}), captions)
         padding = length - mean
         settings = paired_settings(cfg, (h, w), tokenizer["codebook_size"], len(text), length)
         kind = PairedTransformer
@@ -135,7 +147,7 @@ class Captions:
     """Those of image shards that a training on their latents may use; as many as there are images that have some."""
 
     def __init__(self, shards: ShardSet, share: float):
-        self.shards, self.rows = shards, captioned(shards, share)[0]
+        self.shards, self.share, self.rows = shards, share, captioned(shards, share)[0]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -152,6 +164,11 @@ def read_captions(variants: Sequence[Variant], shards: str) -> dict[float, Capti
     for share in dict.fromkeys(each.captions_share for each in variants if each.captions_share):
         found[share] = Captions(pictures, share)
         names = ", ".join(each.name for each in variants if each.captions_share == share)
+        if not len(found[share]):
+            raise UserError(
+                f"{names}: of the {len(pictures):,} images to train on none that has a caption lies in a share of "
+                f"{share:g}; take larger compare.captions_shares, such as [1], or pack captions of more images"
+            )
         say(f"{names}: {len(found[share]):,} of {len(pictures):,} images, which have captions")
     return found
 

@@ -64,15 +64,24 @@ def find_world(cfg: Config) -> World:
 
 
 class Asked:
-    """The model that `stage` in `folder` trained, of which `load` makes a generator when it is first needed."""
+    """The model that `stage` in `folder` trained, of which `load` makes a generator when it is first needed.
 
-    def __init__(self, folder: Path, stage: str, seed: int, world: World, load: Callable[[], ClipGen]):
+    `sampling` is what it is asked with where a question says nothing else.
+    """
+
+    def __init__(
+        self, folder: Path, stage: str, seed: int, world: World, sampling: dict[str, Any], load: Callable[[], ClipGen]
+    ):
         self.folder, self.stage, self.seed, self.world = folder, stage, seed, world
-        self.load = load
+        self.sampling, self.load = sampling, load
 
     @cached_property
     def pipeline(self) -> ClipGen:
-        return self.load()
+        made = self.load()
+        if self.stage == "paired":  # what a CLIP cuts was said before
+            prompts = [prompt for each in self.world.prompts.values() for prompt in each]
+            say_cut(made, prompts, made.reader)
+        return made
 
     @cached_property
     def weights(self) -> str:
@@ -83,7 +92,7 @@ class Asked:
     def trial(self, settings: dict[str, Any], n: int) -> float:
         """The mean of the world's aim over development prompts; nothing is selected."""
         kept = _read(self.folder / TRIALS)
-        key = self._key("development", settings, n)
+        key = self._key("development", self.sampling | settings, n)
         if key not in kept:
             prompts = self.world.prompts["development"]
             with tqdm(total=n * len(prompts), desc="development prompts", unit="img") as bar:
@@ -99,7 +108,7 @@ class Asked:
         With `candidates` the conditioning CLIP keeps the best `n` of so many.
         """
         kept = _read(self.folder / TEST)
-        key = self._key("test", settings, n, candidates)
+        key = self._key("test", self.sampling | settings, n, candidates)
         if kept.get("key") != key:
             prompts = self.world.prompts["test"]
             made, pipeline = len(prompts) * (candidates or n), self.pipeline  # loaded before the clock starts
@@ -129,7 +138,9 @@ class Asked:
             return file["images"]
 
     def _key(self, split: str, *how: Any) -> str:
-        return fingerprint([split, self.world.name, self.world.prompts[split], self.seed, self.weights, *how])[:24]
+        """Another one wherever the pictures or the verdict on them may be others."""
+        world = [self.world.name, self.world.how, self.world.prompts[split]]
+        return fingerprint([split, world, self.seed, self.weights, *how])[:24]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,33 +1,47 @@
 """`clipgen compare`: ways to train, side by side on the same shards; each command is run once, each verdict is kept."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from clipgen.cli.choices import Choice, earlier_choices
-from clipgen.config import Comparison, Config
+from clipgen.config import Comparison, Config, asdict_of
 from clipgen.errors import UserError
 
 
 def main(cfg: Config) -> None:
-    from clipgen.cli.arms import check_captions, check_kept, cost_of, find_arms, read_captions, typed_words
+    from clipgen.cli.arms import typed_words
     from clipgen.cli.run import use_threads
-    from clipgen.cli.say import say
     from clipgen.config import complete
-    from clipgen.evaluation.compare import check_sizes, steps_of, variants_of
+    from clipgen.data.lock import Claim
 
     cfg = complete(cfg)
     check_comparison(cfg)
     use_threads(cfg)
-    compared = Compared(cfg, typed_words())
+    Path(cfg.out).mkdir(parents=True, exist_ok=True)
+    claim = Claim(Path(cfg.out))  # two at once would take each other's trainings for failed
+    try:
+        compare(Compared(cfg, typed_words()))
+    finally:
+        claim.release()
+
+
+def compare(compared: "Compared") -> None:
+    """From the pictures to the page; what has to do with settings and files is refused before hours of training."""
+    from clipgen.cli.arms import check_captions, check_kept, cost_of, find_arms, read_captions
+    from clipgen.cli.say import say
+    from clipgen.evaluation.compare import check_sizes, steps_of, variants_of
+
+    cfg = compared.cfg
     compared.pack()
     compared.arms = {arm.name: arm for arm in find_arms(cfg.compare.arms, compared.words, cfg.shards)}
     check_captions(list(compared.arms.values()), cfg.shards)
     check_kept(list(compared.arms.values()), cfg.compare.test)
     for arm in compared.arms.values():
         compared.ways(arm)
-    compared.world  # noqa: B018 what is wrong with prompts and judge is said before hours of training
+    compared.world  # noqa: B018 what is wrong with prompts and judge is said
     compared.variants = variants_of({arm.name: arm.captions_shares(cfg) for arm in compared.arms.values()})
     captions = read_captions(compared.variants, cfg.shards)
     compared.captioned = {share: len(each) for share, each in captions.items()}
@@ -187,8 +201,7 @@ class Compared:
                 ]
             )
             for name, jobs in tried.items():
-                if self.failed.isdisjoint(jobs):
-                    self.choose(name, jobs)
+                self.attempt(name, seed, self.choose, name, [job for job in jobs if job not in self.failed])
         wanted = {
             (table, each.name, seed): Job(each, seed, self.batches[each.name][table], self.chosen[each.name].lr_factor)
             for each in variants
@@ -197,8 +210,17 @@ class Compared:
         }
         jobs = list(dict.fromkeys(wanted.values()))
         self.train(jobs)
-        tests = {job: self.test(job) for job in jobs if job not in self.failed}
-        self.tested |= {key: tests[job] for key, job in wanted.items() if job in tests}
+        for job in jobs:
+            if job not in self.failed and (tested := self.attempt(job.variant.name, seed, self.test, job)):
+                self.tested |= {key: tested for key, own in wanted.items() if own == job}
+
+    def attempt(self, name: str, seed: int, do: Callable, *what: Any) -> Any:
+        """What `do` gives; None where the user has to mend something of this variant, which ends no other."""
+        try:
+            return do(*what)
+        except UserError as problem:
+            self.unfinished[name, seed] = str(problem)
+            return None
 
     def test(self, job: Job) -> tuple[Job, dict[str, Any]]:
         """Asked the test prompts, once."""
@@ -207,10 +229,15 @@ class Compared:
         return job, self.asked(job).test(self.chosen[job.variant.name].asked, n, arm.candidates)
 
     def choose(self, name: str, jobs: list[Job]) -> None:
-        """The learning rate by one trial each, then how to ask by `compare.trials`, all on development prompts."""
+        """The learning rate by one trial each, then how to ask by `compare.trials`, all on development prompts.
+
+        A rate whose training failed, as one that is too high, is a trial that was lost; without any nothing is chosen.
+        """
         from clipgen.data.atomic import write_json
         from clipgen.evaluation.compare import best
 
+        if not jobs:
+            return
         c, arm = self.cfg.compare, self.arms[jobs[0].variant.arm]
         n, job = c.development, jobs[0]
         if len(jobs) > 1:
@@ -218,7 +245,7 @@ class Compared:
         model = self.asked(job)
         tried = [(each, model.trial(each, n)) for each in self.ways(arm)]
         asked, value = best(tried, lambda each: each[1])
-        rates = len(jobs) - 1  # the rate that is kept is asked in this way once more, and counted once
+        rates = len(c.lr_factors) - 1  # the rate that is kept is asked in this way once more, and counted once
         self.chosen[name] = Choice(job.lr_factor, asked, c.trials + rates)
         content = {"lr_factor": job.lr_factor, "asked": asked, "value": value}
         content["tried"] = [{**a, "value": v} for a, v in tried]
@@ -231,10 +258,14 @@ class Compared:
         return earlier_choices(self.cfg.compare.chosen, trains, choices)
 
     def ways(self, arm) -> list[dict[str, Any]]:
-        """How an arm is asked in its trials."""
+        """How an arm is asked in its trials; UserError where its model could not be."""
+        from clipgen.cli.arms import check_way
         from clipgen.evaluation.compare import trials
 
-        return trials(arm.name, arm.first, arm.cfg.compare.arm.choices, self.cfg.compare.trials)
+        found = trials(arm.name, arm.first, arm.cfg.compare.arm.choices, self.cfg.compare.trials)
+        for way in found:
+            check_way(arm, way)
+        return found
 
     def train(self, jobs: list[Job]) -> None:
         """Those that are not there yet, `compare.jobs` at once; which fail is kept in `unfinished`.
@@ -246,7 +277,8 @@ class Compared:
         for step, failed in self.commands.run_all(list(steps), self.cfg.compare.jobs).items():
             job = steps[step]
             self.failed.add(job)
-            self.unfinished[job.variant.name, job.seed] = str(failed)
+            rate = f" at {job.lr_factor:g} times its learning rate" * (len(self.cfg.compare.lr_factors) > 1)
+            self.unfinished[job.variant.name + rate, job.seed] = str(failed)
 
     def step(self, job: Job):
         """The command that trains it."""
@@ -279,8 +311,9 @@ class Compared:
     def asked(self, job: Job):
         from clipgen.cli.asking import Asked
 
-        stage = self.arms[job.variant.arm].cfg.stage
-        return Asked(self.folder(job), stage, job.seed, self.world, lambda: self.generator(job))
+        cfg = self.arms[job.variant.arm].cfg
+        sampling = asdict_of(cfg.sampling) | {"bank": cfg.bank}
+        return Asked(self.folder(job), cfg.stage, job.seed, self.world, sampling, lambda: self.generator(job))
 
     @cached_property
     def world(self):

@@ -12,6 +12,7 @@ from clipgen.cli.evaluate_generator import compared as figures_of
 from clipgen.cli.evaluate_generator import held_out, pictures_of
 from clipgen.cli.extractors import captioner_of, extractors
 from clipgen.cli.machine import pick_device
+from clipgen.cli.perceptual import needs_clip
 from clipgen.data.atomic import fingerprint, write_json
 from clipgen.evaluation.extractors import of_clip
 from clipgen.evaluation.metrics import Figure, Pictures, caption_loss, clip_score
@@ -79,9 +80,11 @@ class PictureFigures:
         """As many pictures of a prompt for every arm, as a distance depends on their number."""
         prompts, each = self.compared.world.prompts["test"], self.compared.cfg.compare.test
         pixels_NHWC = torch.from_numpy(self.compared.asked(job).pictures())
-        pixels_NHWC = pixels_NHWC.unflatten(0, (len(prompts), -1))[:, :each].flatten(0, 1)
+        pixels_PnHWC = pixels_NHWC.unflatten(0, (len(prompts), -1))
+        spread = torch.linspace(0, pixels_PnHWC.shape[1] - 1, each).round().long()  # chosen ones lie best first
+        pixels_NHWC = pixels_PnHWC[:, spread].flatten(0, 1)
         arm = self.compared.arms[job.variant.arm].cfg
-        by_clip = arm.stage != "paired" or arm.compare.arm.candidates
+        by_clip = arm.stage != "paired" or arm.compare.arm.candidates or needs_clip(arm.tokenizer.train)
         samples = Pictures(pixels_NHWC, "samples", [self.conditioning] if by_clip else [])
         found, left_out = figures_of(self.how, samples, self.reference, len(prompts), self.data, self.at_hand)
         figures = {name.replace("clip.", "", 1).replace("circular.", ""): figure for name, figure in found.items()}

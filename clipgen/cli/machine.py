@@ -3,6 +3,7 @@
 import os
 import platform
 import resource
+import shlex
 import subprocess
 import sys
 from datetime import datetime
@@ -61,7 +62,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     names = ("clipgen", "torch", "pytorch-lightning", "open_clip_torch", "webdataset", "hydra-core", "numpy", "pillow")
     return {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([*Path(sys.argv[0]).name.split(), *sys.argv[1:]]),
         "commit": _commit(),
         "device": f"{device.type}: {name}",
         "threads": torch.get_num_threads(),
@@ -75,7 +76,7 @@ def made_with(device: torch.device) -> dict[str, Any]:
     about = describe(device)
     script = sys.argv[0].endswith(".py")
     return {
-        "command": " ".join(["python", *sys.argv]) if script else about["command"],
+        "command": shlex.join(["python", *sys.argv]) if script else about["command"],
         "hardware": about["device"],
         "date": about["started"][:10],
         **{key: about[key] for key in ("commit", "threads", "python", "versions")},

@@ -11,6 +11,8 @@ from clipgen.errors import UserError
 LOWER = ("loss", "rms", "fid", "cmmd", "seconds", "perceptual", "l1", "l2", "cross_entropy", "caploss")
 HIGHER = ("judge", "psnr", "ssim", "score", "accuracy", "zero_shot", "usage", "perplexity", "retrieval", "precision",
           "recall", "density", "coverage", "images_per_second")  # fmt: skip
+WRONG = ("none", "swapped")  # verdicts of a judge
+NEITHER = ("nearest",)  # far from every training picture, or a copy of one: neither is the better
 
 
 def direction_of(metric: str, given: str | None) -> str:
@@ -20,8 +22,10 @@ def direction_of(metric: str, given: str | None) -> str:
     if given:
         return given
     words = metric.replace("/", ".").split(".")
+    if words[-1] in WRONG:
+        return "minimize"
     for way, known in (("maximize", HIGHER), ("minimize", LOWER)):
-        if any(part in word for word in words for part in known):
+        if words[0] not in NEITHER and any(part in word for word in words for part in known):
             return way
     raise UserError(f"metric={metric} does not say which way is better; add direction=minimize or direction=maximize")
 

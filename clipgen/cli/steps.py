@@ -1,6 +1,7 @@
 """Commands of clipgen, each in a process of its own, and run again only when there is a reason."""
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ class Step:
 
     @property
     def typed(self) -> str:
-        return " ".join(("clipgen", *self.words))
+        return shlex.join(("clipgen", *self.words))
 
 
 class Failed(Exception):

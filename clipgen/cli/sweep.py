@@ -24,6 +24,7 @@ from clipgen.cli.score import check_asked, direction_of, is_figure
 from clipgen.errors import UserError
 
 ABOUT = "sweep.json"
+ELSEWHERE = {"name", "out", "sweep", "launcher", "metric", "direction", "stage", "task"}  # or checked by themselves
 
 
 class Sweep(Callback):
@@ -128,6 +129,9 @@ def check_sweep(config: DictConfig, swept: dict[str, int | None]) -> None:
 
 def check_earlier(folder: Path, sweep: dict[str, Any], done: list[dict[str, Any]]) -> None:
     """UserError where the folder has finished jobs of another kind: they would be ranked with those to come."""
+    about = folder / ABOUT
+    earlier = json.loads(about.read_text("utf-8")) if about.is_file() else {}
+    swept = {*sweep["swept"], *earlier.get("swept", [])}
     for job in done:
         for key, now in sweep["of"].items():
             was = job["command"][0] if key == "command" else job.get(key, now)
@@ -136,6 +140,25 @@ def check_earlier(folder: Path, sweep: dict[str, Any], done: list[dict[str, Any]
                     f"{folder} has finished jobs of another sweep: {key} {was}, and now {now}; they cannot be ranked "
                     "together, so take another name= or hydra.sweep.dir=multirun/NAME"
                 )
+        was, now = settings_of(job["overrides"]), sweep["settings"]
+        for key in sorted({*was, *now} - swept):
+            if was.get(key) == now.get(key):
+                continue
+            raise UserError(
+                f"{folder} has finished jobs with {key}={was.get(key, '(as shipped)')}, and now it is "
+                f"{now.get(key, 'as shipped')}; they cannot be ranked together, so take another name= or "
+                "hydra.sweep.dir=multirun/NAME"
+            )
+
+
+def settings_of(words: list[str]) -> dict[str, str]:
+    """What is typed for the result of a job, by key; not where it runs, nor what is swept."""
+    found = {}
+    for override in OverridesParser.create().parse_overrides(words):
+        key = override.get_key_element()
+        if not override.is_sweep_override() and key not in ELSEWHERE and not key.startswith(("trainer.", "hydra")):
+            found[key] = str(override.get_value_element_as_str())
+    return found
 
 
 def held(folder: Path) -> FileLock:
@@ -164,6 +187,7 @@ def about(config: DictConfig, swept: dict[str, int | None]) -> dict[str, Any]:
         "metric": config.metric,
         "direction": direction_of(config.metric, config.direction),
         "swept": list(swept),
+        "settings": settings_of(list(config.hydra.overrides.task)),
         "jobs": jobs,
         "of": of,
     }

@@ -29,6 +29,7 @@ from clipgen.tokenizer.vqgan import VQGAN
 from clipgen.transformer.compiler import check_compiler
 from clipgen.transformer.sampling import generate
 
+SPELT = 2  # times the longest caption, where there are words beyond the share, which are spelt in letters
 CAPTIONED = 320  # pixels of a picture under its caption, so that the words fit
 
 
@@ -124,7 +125,8 @@ def read_text(
     captions = list(data.captions())
     text = text or Text.train(captions, cfg.paired.vocab_size)
     lengths = list(map(len, text.encode(captions)))
-    length = length or min(max(lengths), cfg.paired.text_length)
+    room = SPELT if cfg.captions_share < 1 else 1
+    length = length or min(room * max(lengths), cfg.paired.text_length)
     if cut := sum(own > length for own in lengths):
         say(f"paired: {cut:,} of {len(captions):,} captions are longer than {length} pieces and are cut there")
     return text, length, sum(min(own, length) for own in lengths) / len(lengths)

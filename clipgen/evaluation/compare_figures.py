@@ -99,7 +99,7 @@ def cell(arm: Mapping[str, Any], metric: str, about: Mapping[str, Any], best: bo
         low, high = (rounded(metric, end, wide) for end in ends)
         html += f"<small>{low.removesuffix(' %')} – {high}</small>"
     if is_circular(arm, metric):
-        html += '<em title="its judge took part in the training, the conditioning or the selection">circular</em>'
+        html += '<em title="its judge took part in training, conditioning or selecting samples">circular</em>'
     if warning := figure.get("warning"):
         html += f"<em>{escape(str(warning))}</em>"
     elif about.get("warning"):

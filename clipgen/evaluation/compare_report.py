@@ -93,7 +93,7 @@ def page(folder: Path, content: Mapping[str, Any], notes: list[str]) -> str:
         section("The arms", intro(content) + arms_table(arms) if arms else ""),
         section(f"Main table: at equal training cost, {flops} of stage 2", main_table(arms, metrics)),
         section("Left out", left_out(content.get("left_out", []))),
-        section("Differences", differences(content.get("differences", []), metrics)),
+        section("Differences", differences(content.get("differences", []), metrics, arms)),
         section("How many captions is unlabeled data worth?", captions_needed(arms, metrics)),
         section("Side by side", grids(folder, content.get("grids", {}), arms, notes)),
         section(f"Second table: at equal images seen, {images}", second_table(content, metrics)),
@@ -153,7 +153,8 @@ def intro(content: Mapping[str, Any]) -> str:
     if world.get("name") == "captions" and not world.get("prompts_file"):
         words.append(
             "The prompts are captions of validation pictures, by whose loss a training's best moment is chosen and "
-            "with which the distances compare: a little easier than prompts of elsewhere, for every arm alike."
+            "with which the distances compare: a little easier than prompts of elsewhere, most so for the arms "
+            "trained on captions, in whose loss these captions are."
         )
     if len(seeds) == 1:
         words.append("With one seed the intervals speak of prompts only, not of another training.")
@@ -166,8 +167,9 @@ def main_table(arms: Arms, metrics: Mapping[str, Any]) -> str:
     lead = (
         "Mean, and under it the 95 % interval by bootstrap over prompts and seeds; of whole sets, as the distances, "
         "over seeds alone. Tokenizers and CLIP are the same for all seeds. N is the number of pictures of one seed. "
-        "Bold: the best mean of a column, whether or not others lie in its interval. Circular: a judge that took part "
-        "in training or choosing, so that the figure flatters; it is never the best."
+        "Bold: the best mean of a column, whether or not others lie in its interval. Circular: its judge took part in "
+        "training, conditioning or selecting samples, so that the figure flatters; it is never the best. Choosing "
+        "settings on development prompts does not count as that."
     )
     return f'<p class="prose">{escape(lead + of_one_seed(arms))}</p>{metric_tables(arms, metrics)}'
 
@@ -201,7 +203,7 @@ def drawn_metrics(found: list[str], metrics: Mapping[str, Any]) -> list[str]:
     return known + [m for m in found if m not in known and metrics.get(m, {}).get("better")]
 
 
-def differences(found: list[Mapping[str, Any]], metrics: Mapping[str, Any]) -> str:
+def differences(found: list[Mapping[str, Any]], metrics: Mapping[str, Any], arms: Arms) -> str:
     by_metric: dict[str, list[Mapping[str, Any]]] = {}
     for each in found:
         by_metric.setdefault(str(each.get("metric")), []).append(each)
@@ -216,7 +218,8 @@ def differences(found: list[Mapping[str, Any]], metrics: Mapping[str, Any]) -> s
         "In colour: clear of 0, and by a judge that took no part."
     )
     first, more = (f'<div class="charts">{"".join(some)}</div>' for some in (panels[:3], panels[3:]))
-    return f'<p class="prose">{lead}</p>{first}' + (details("More differences", more) if panels[3:] else "")
+    more = details("More differences", more) if panels[3:] else ""
+    return f'<p class="prose">{escape(lead + of_one_seed(arms))}</p>{first}{more}'
 
 
 def captions_needed(arms: Arms, metrics: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ class Figure(NamedTuple):
     resize: str
     reference: str  # empty where there is none
     warning: str = ""
-    circular: bool = False  # what scored had conditioned or selected the samples
+    circular: bool = False  # what scored had trained, conditioned or selected
 
     @property
     def how(self) -> str:
@@ -55,7 +55,7 @@ class Captioner:
 class Pictures:
     """A set of pictures uint8 (N, H, W, 3), whose features are taken once for each extractor and blur.
 
-    `made_with` are the fingerprints of the CLIPs and captioners that conditioned or selected samples.
+    `made_with` are the fingerprints of the CLIPs and captioners that trained, conditioned or selected.
     """
 
     def __init__(self, pixels_NHWC: Tensor, name: str, made_with: Collection[str] = ()):

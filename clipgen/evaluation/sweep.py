@@ -137,7 +137,7 @@ def page(sweep: Sweep) -> str:
     if ranked:
         charts = [scatter(key, sweep.metric, _dots(ranked, key)) for key in keys]
         parts.append(section(f"{sweep.metric} against each setting", f'<div class="charts">{"".join(charts)}</div>'))
-    facts = {key: value for key, value in sweep.about.items() if key not in ("command", "swept", "of")}
+    facts = {key: value for key, value in sweep.about.items() if key not in ("command", "swept", "settings", "of")}
     command = f"<h3>The command</h3><pre>{escape(shlex.join(map(str, sweep.about.get('command', []))))}</pre>"
     parts.append(section("How it was made", command + table(facts.items())))
     swept = " and ".join([", ".join(keys[:-1]), keys[-1]] if len(keys) > 1 else keys)

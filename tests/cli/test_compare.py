@@ -13,8 +13,10 @@ from PIL import Image
 
 from clipgen import Captioner, shapes
 from clipgen.cli import asking, compare_pictures, steps
+from clipgen.data.lock import Claim
 from clipgen.data.sample import decode_captions
 from clipgen.data.shards import ShardSet
+from clipgen.errors import UserError
 from clipgen.evaluation import worlds
 from clipgen.paired.captioner import CaptionTransformer
 from clipgen.paired.text import Text
@@ -26,6 +28,7 @@ SMALL = (
     "tokenizer=small_f4", "model=clipgen_tiny", "clip=shapes_gapped", "world=shapes", "transformer.width=192",
     "transformer.train.batch_size=8", "transformer.train.lr=1e-3", "trainer.threads=1", "trainer.device=cpu",
 )  # fmt: skip
+PAIRED, ONE = ("compare.arms=[clipgen,paired]", "compare.captions_shares=[1]"), "compare.arms=[clipgen]"
 METRICS = ("judge.foreground", "judge.background", "judge.shape", "judge.all")
 ARMS = ("clipgen", "plain_swap", "clip_gen_paper")
 ABOUT = {"lr": 1e-3, "muon_lr": 0.02, "chosen": {"top_k": 0}, "trials": 4}
@@ -94,7 +97,7 @@ class Answers:
     asked: ClassVar[Counter] = Counter()
     trials: ClassVar[dict[str, list]] = {}
 
-    def __init__(self, folder, stage, seed, world, load):
+    def __init__(self, folder, stage, seed, world, sampling, load):
         self.folder, self.seed, self.world = Path(folder), seed, world
         self.arm = self.folder.parent.name
 
@@ -287,6 +290,52 @@ def test_learning_rates_are_tried_with_the_first_seed_and_the_best_is_kept(clipg
     assert [word for each in machine.words for word in each if word == "transformer.train.lr=0.002"]
 
 
+def test_a_rate_that_is_too_high_is_a_trial_lost_and_the_arm_stays(clipgen, machine, unmeasured, words):
+    machine.failing = "transformer.train.lr=0.004"
+    outcome = clipgen(*words, "compare.lr_factors=[1,4]", "compare.seeds=[3,4]", "compare.equal_images=false")
+    assert outcome.status == 1 and "unfinished: plain_swap at 4 times its learning rate, seed 3: " in outcome.said
+    arms = found()["arms"]
+    assert set(arms) == set(ARMS)
+    assert arms["plain_swap"]["about"]["lr"] == 1e-3 and arms["plain_swap"]["about"]["trials"] == 6
+
+
+def test_prompts_that_an_arm_cannot_read_end_no_other(clipgen, machine, unmeasured, words, monkeypatch):
+    def trial(self, settings, n):
+        if self.arm == "plain_swap":
+            raise UserError("no letter of it")
+        return 1.0
+
+    monkeypatch.setattr(Answers, "trial", trial)
+    outcome = clipgen(*words)
+    assert outcome.status == 1 and "unfinished: plain_swap, seed 0: no letter of it" in outcome.said
+    assert set(found()["arms"]) == {"clipgen", "clip_gen_paper"}
+
+
+def test_two_at_once_in_one_folder_are_one_too_many(clipgen, machine, unmeasured, words, one_line):
+    Path("outputs/side").mkdir(parents=True)
+    claim = Claim(Path("outputs/side"))
+    assert "outputs/side is being made by another process" in one_line(clipgen(*words)) and not machine.words
+    claim.release()
+    assert clipgen(*words, "compare.arms=[clipgen]").status == 0
+
+
+def test_chosen_pictures_are_measured_by_the_worst_of_them_too(clipgen, machine, words, monkeypatch):
+    """Which lie best first: as many of a prompt as of the other arms, of all ranks."""
+    seen = []
+    eight = np.arange(8, dtype=np.uint8).reshape(8, 1, 1, 1) * np.ones((32, 32, 3), np.uint8)
+    monkeypatch.setattr(Answers, "pictures", lambda self: np.tile(eight, (len(self.world.prompts["test"]), 1, 1, 1)))
+    measure = compare_pictures.figures_of
+
+    def figures_of(how, samples, *rest):
+        seen.append(samples.pixels_NHWC[:2, 0, 0, 0].tolist())
+        return measure(how, samples, *rest)
+
+    monkeypatch.setattr(compare_pictures, "figures_of", figures_of)
+    outcome = clipgen(*words, "compare.arms=[clipgen]", "compare.test=2", "compare.equal_images=false")
+    assert outcome.status == 0, outcome.error
+    assert seen == [[0, 7]]
+
+
 def test_what_an_earlier_comparison_chose_serves_more_seeds(clipgen, machine, unmeasured, words):
     words = [*words, "compare.equal_images=false"]
     assert clipgen(*words, "compare.lr_factors=[2,0.5]", "compare.seeds=[3]").status == 0
@@ -472,9 +521,12 @@ def test_a_budget_that_is_too_small_is_refused_before_anything_is_trained(clipge
         (["compare.dinov2_weights=no.pth"], "compare.dinov2_weights=no.pth does not exist"),
         (["clip.model=local-dir:x", "clip.made_by=make"], "clip.model=local-dir:x is not made yet; type first: make"),
         (["compare.test=9"], "compare.test=9, but arm clip_gen_paper keeps 8 pictures of a prompt"),
-        (["compare.arms=[clipgen,paired]", "paired.window=60", "paired.pivots=9"], "are all 64 tokens of an image"),
+        ([*PAIRED, "paired.window=60", "paired.pivots=9"], "are all 64 tokens of an image"),
         (["transformer.train.recon.weight=0.1", "compare.arms=[clipgen]"], "recon.weight=0.1 decodes pictures"),
         (["shards=nowhere"], "nowhere/manifest.json does not exist"),
+        ([ONE, "transformer.train.min_level=0.95", "sampling.fidelity=0.95"], "arm clipgen could not be asked as its"),
+        (["tokenizer.codebook_size=16"], "compare.arm.choices say: sampling.top_k=32 is more than the 16 codes"),
+        (["compare.arms=[clipgen,paired]", "compare.captions_shares=[1,0.001]"], "in a share of 0.001; take larger"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(clipgen, machine, words, one_line, more, said):

@@ -64,6 +64,8 @@ def test_a_job_that_fails_stops_no_other_and_what_is_missing_runs_again(clipgen,
     assert "multirun/bars has finished jobs of another sweep: metric val/loss, and now val/accuracy" in said
     said = one_line(clipgen("train", "-m", "stage=vqgan", "name=bars", "seed=0,1"))
     assert "finished jobs of another sweep: stage transformer, and now vqgan" in said
+    said = one_line(clipgen(*words, f"{LR}=3e-3,1e-3", "transformer.train.clip_norm=0.5"))
+    assert "has finished jobs with transformer.train.clip_norm=(as shipped), and now it is 0.5" in said
     page = clipgen("report", "multirun/bars")
     assert page.said == "report: multirun/bars/report.html\n"
     job = clipgen("report", f"multirun/bars/{LR}=0.001")
@@ -84,7 +86,7 @@ def test_a_job_that_fails_stops_no_other_and_what_is_missing_runs_again(clipgen,
         (["seed=0"], "no setting has several values"),
         (["seed=0,1", "metric=spread.x"], "add direction=minimize or direction=maximize"),
         (["seed=0,1", "metric=clip.score.conditioning"], "needs something to ask for; give prompts="),
-        (["seed=0,1", "stage=paired", "metric=nearest.rms"], "needs something to ask for; give prompts="),
+        (["seed=0,1", "stage=paired", "metric=nearest.rms", "direction=minimize"], "needs something to ask for; give prompts="),
         (["seed=0,1", "transformer.widht=1,2"], "widht"),
         (["seed=0,1", "hydra/launcher=nonsense"], "Could not find 'hydra/launcher/nonsense'"),
         (["hydra/sweeper=optuna"], "no setting has several values"),
