@@ -222,7 +222,7 @@ class ClipGen(Generator):
         trained in any order knows all of them; one trained in raster order only what is above and to the left of a
         token. UserError where the sizes differ or nothing is white.
         """
-        image, mask = as_seen(image), as_seen(mask)
+        image, mask = as_seen(image), as_seen(mask, "black")  # what is transparent is not painted
         if mask.size != image.size:
             raise UserError(
                 f"the mask has {size_of(mask)} pixels and the image {size_of(image)}; give them the same size"

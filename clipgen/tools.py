@@ -135,6 +135,7 @@ class ExportConfig:
     task: str = "image"
     name: str = "run"
     run: str = "outputs/${name}"
+    latents: str = "${run}/latents"
     out: str | None = None  # null: model in the run, or captioner
     bank: int = 10_000
     tokenizer: TokenizerFile = field(default_factory=TokenizerFile)

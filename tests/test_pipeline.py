@@ -166,12 +166,14 @@ def test_what_the_mask_leaves_is_kept(pipeline, monkeypatch, prompt):
     assert np.abs(pixels(again).astype(int) - pixels(made)).max() <= 1
 
 
+@pytest.mark.parametrize("mode", ["L", "LA"])
 @pytest.mark.parametrize("side", [16, 64, 1024])
-def test_one_white_pixel_makes_its_cell_anew(pipeline, monkeypatch, side):
+def test_one_white_pixel_makes_its_cell_anew(pipeline, monkeypatch, side, mode):
+    """Painted on black, or on a layer that is transparent."""
     given = []
     monkeypatch.setattr("clipgen.generator.sample", lambda *a, **o: given.append(o["given"]) or sample(*a, **o))
-    mask = Image.new("L", (side, side))
-    mask.putpixel((5 * side // 16, 11 * side // 16), 255)
+    mask = Image.new(mode, (side, side), 0 if mode == "L" else (255, 0))
+    mask.putpixel((5 * side // 16, 11 * side // 16), 255 if mode == "L" else (255, 255))
     pipeline.complete(Image.new("RGB", (side, side)), mask, n=1)
     assert given[0].known_L.logical_not().nonzero().flatten().tolist() == [2 * 4 + 1]
 

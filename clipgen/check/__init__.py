@@ -6,7 +6,7 @@ from clipgen.check.paired import check_paired
 from clipgen.check.ranges import check_ranges, check_size
 from clipgen.check.sampling import check_sampling
 from clipgen.check.tokenizer import check_tokenizer
-from clipgen.check.training import check_batches, check_strategy
+from clipgen.check.training import check_batches, check_halves, check_strategy
 from clipgen.check.transformer import check_guidance, check_heads, check_transformer
 from clipgen.config import WORLDS, Clip, Config
 from clipgen.errors import UserError
@@ -22,6 +22,7 @@ def check(cfg: Config) -> None:
     check_tokenizer(t)
     check_transformer(cfg)
     check_strategy(cfg)
+    check_halves(cfg)
     check_guidance(cfg)
     check_batches(cfg)
     if (scale := cfg.clip.train.logit_scale) is not None and not 0 < scale <= 100:
@@ -30,6 +31,8 @@ def check(cfg: Config) -> None:
     if cfg.world and not isinstance(t.image_size, int | None):
         raise UserError(f"world={cfg.world} draws squares, but tokenizer.image_size={t.image_size}; take one number")
     check_heads(cfg.transformer)
+    if "" in (prompt.strip() for prompt in cfg.prompts):
+        raise UserError(f"prompts={list(cfg.prompts)} has an empty one; leave it out")
 
 
 def check_clip(clip: Clip) -> None:

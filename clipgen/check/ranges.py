@@ -26,6 +26,7 @@ LEAST = {
     "trainer.grid_every": 1, "trainer.val_samples": 0, "trainer.num_workers": 0, "trainer.devices": 1,
     "paired.vocab_size": 2, "paired.text_length": 1, "paired.txt_loss_scale": 0, "paired.window": 0, "paired.pivots": 0,
     "executor.tasks": 1, "executor.cpus": 1, "executor.gpus": 0, "executor.minutes": 1,
+    "trainer.threads": 1, "clip.train.warmup": 0, "clip.train.weight_decay": 0, "transformer.train.weight_decay": 0,
 }  # fmt: skip
 FRACTIONS = (
     "tokenizer.dropout", "tokenizer.decay", "tokenizer.train.lr_final", "tokenizer.train.perturb_share",

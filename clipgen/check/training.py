@@ -25,6 +25,16 @@ def check_strategy(cfg: Config) -> None:
             raise UserError(f"trainer.strategy=fsdp {name}; take {mend}")
 
 
+def check_halves(cfg: Config) -> None:
+    """UserError for float16 with two optimizers: a batch that overflows would be left out by one of them alone."""
+    two = cfg.stage not in ("vqgan", "clip") and cfg.transformer.train.optimizer == "muon"
+    if two and cfg.trainer.precision == "16-mixed":
+        raise UserError(
+            "trainer.precision=16-mixed does not go with the two optimizers of transformer.train.optimizer=muon; take "
+            "optimizer=adamw, or trainer.precision=bf16-mixed or 32-true"
+        )
+
+
 def check_batches(cfg: Config) -> None:
     """UserError for batches that the devices cannot share, and for a warm-up that never ends."""
     t, m, n = cfg.tokenizer.train, cfg.transformer.train, devices(cfg)

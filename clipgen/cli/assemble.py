@@ -140,6 +140,12 @@ def fitting(sampling: dict[str, Any], model: CausalTransformer, with_latents: bo
     if not model.knows_null and sampling["guidance_scale"] != 1:
         sampling["guidance_scale"] = 1.0
         say("the Transformer knows no null (transformer.cond_drop_prob=0): sampling.guidance_scale=1")
+    if model.gft and (sampling["guidance_schedule"] != "constant" or sampling["guidance_scale"] < 1):
+        sampling |= {"guidance_schedule": "constant", "guidance_scale": max(1.0, sampling["guidance_scale"])}
+        say(
+            "the Transformer is told one scale of at least 1 (transformer.gft): "
+            f"sampling.guidance_schedule=constant, sampling.guidance_scale={sampling['guidance_scale']:g}"
+        )
     if sampling["fidelity"] < model.least_level:
         sampling["fidelity"] = model.least_level
         say(f"the Transformer has seen no level below {model.least_level:g}: sampling.fidelity={model.least_level:g}")

@@ -174,6 +174,7 @@ def make_trainer(
     own: Sequence[pl.Callback] = (),
     shared_out: bool = False,
     validates: bool = True,
+    precision: str | None = None,
 ) -> pl.Trainer:
     """One "epoch" of `steps` batches, `batches` of them already trained, with the stage's `own` callbacks.
 
@@ -194,7 +195,7 @@ def make_trainer(
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
         num_nodes=world_size() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
         strategy=_strategy(shared_out),
-        precision=pick_precision(cfg),
+        precision=precision or pick_precision(cfg),
         use_distributed_sampler=False,
         val_check_interval=steps // max(1, round(steps / cfg.val_every)),
         num_sanity_val_steps=0,

@@ -11,7 +11,7 @@ def read_mix(file: str) -> list[tuple[str, str, float]]:
     """(text or image, what it is, weight) of each part; images are named from the folder of the file."""
     name = f"mix={file}"
     try:
-        parts = json.loads(Path(file).read_text(encoding="utf-8"))
+        parts = json.loads(Path(file).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as problem:
         raise UserError(f"{name} cannot be read ({problem}); give a list such as {_EXAMPLE}") from problem
     if not isinstance(parts, list) or not parts:

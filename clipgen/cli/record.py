@@ -29,6 +29,7 @@ class Record:
     status: str = "running"
     seconds: float = 0.0
     peak_memory_mb: float | None = None  # of the process, or of the GPU
+    beside: dict[str, Any] = field(default_factory=dict)  # precision, strategy, sampling: others begin nothing anew
     claims: list[Claim] = field(default_factory=list)  # what keeps other processes from the folder
 
     def release(self) -> None:
@@ -45,10 +46,11 @@ class Record:
 
     def resumed(self, old: dict[str, Any]) -> "Record":
         self.status, self.seconds, self.peak_memory_mb = old["status"], old["seconds"], old["peak_memory_mb"]
+        self.beside = old["beside"]
         return self
 
     def save(self) -> None:
-        kept = ("stage", "status", "seconds", "peak_memory_mb", "settings", "inputs", "fingerprint")
+        kept = ("stage", "status", "seconds", "peak_memory_mb", "settings", "inputs", "beside", "fingerprint")
         content = {k: getattr(self, k) for k in kept}
         write_json(self.folder / FILE, content)
 
@@ -110,7 +112,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
         kept = {k: content[k] for k in ("status", "seconds", "settings", "inputs", "fingerprint")}
-        return kept | {"peak_memory_mb": content.get("peak_memory_mb")}  # which earlier ones lack
+        return kept | {"peak_memory_mb": content.get("peak_memory_mb"), "beside": content.get("beside", {})}
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError) as problem:

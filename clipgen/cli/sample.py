@@ -69,7 +69,7 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
     say_cut(pipeline, asked, pipeline.reader)
     if captioner is not None:
         say_cut(captioner, texts, "the captioner")
-    each = cfg.n if cfg.candidates is None or cfg.keep is None else cfg.keep
+    each = min(cfg.n, cfg.candidates or cfg.n) if cfg.keep is None else cfg.keep
     made = (cfg.candidates or cfg.n) * max(len(texts), 1)
     began = time.perf_counter()
     with tqdm(total=made, desc="generating", unit="img") as bar:

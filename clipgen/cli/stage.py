@@ -14,7 +14,7 @@ from clipgen.callbacks.ema import EMA
 from clipgen.callbacks.finite import Finite
 from clipgen.checkpoint import read_checkpoint, weights_sha256
 from clipgen.cli.build import make_trainer
-from clipgen.cli.machine import peak_memory_mb, pick_device
+from clipgen.cli.machine import peak_memory_mb, pick_device, pick_precision
 from clipgen.cli.record import Record, begin, is_kept
 from clipgen.cli.say import say
 from clipgen.config import Config, Sampling, asdict_of
@@ -100,6 +100,10 @@ def fit(
             f"as they do not fill a batch of {batch_size:,}"
         )
     done = checkpoint["batches"]
+    precision = goes_on(cfg, record) if done else pick_precision(cfg.trainer)
+    record.beside = {"precision": precision, "strategy": cfg.trainer.strategy, "sampling": asdict_of(cfg.sampling)}
+    if rank() == 0:
+        record.save()
     trainer = make_trainer(
         cfg.trainer,
         record.folder,
@@ -111,6 +115,7 @@ def fit(
         callbacks,
         shared_out,
         validates=data.n_val > 0,
+        precision=precision,
     )
     began = time.perf_counter()
     try:
@@ -127,6 +132,22 @@ def fit(
         if rank() == 0:
             record.save()
         record.release()
+
+
+def goes_on(cfg: Config, record: Record) -> str:
+    """The precision that a training goes on with; said where it is another. UserError for another way to share it out.
+
+    Lightning keeps the state of optimizers by other names with FSDP, and would mix them up.
+    """
+    was, precision = record.beside, pick_precision(cfg.trainer)
+    if (began := was.get("strategy", cfg.trainer.strategy)) != cfg.trainer.strategy:
+        raise UserError(
+            f"{record.folder} was begun with trainer.strategy={began} and cannot go on with {cfg.trainer.strategy}; "
+            f"take trainer.strategy={began}, or train under another name="
+        )
+    if (began := was.get("precision", precision)) != precision:
+        say(f"{record.stage}: goes on in {precision}, where it began in {began} (trainer.precision={began} keeps that)")
+    return precision
 
 
 def fit_tokens(

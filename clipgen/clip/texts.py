@@ -47,7 +47,7 @@ def _with_article(word: str) -> str:
 def read_texts(path: str | Path, name: str, what: str = "caption") -> list[str]:
     """The lines of a text file that are not blank; a UserError calls the file `name` and a line a `what`."""
     try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(
             f"{name} cannot be read ({problem}); give a UTF-8 text file with one {what} a line"

@@ -36,7 +36,7 @@ UNREADABLE = (
 )
 
 
-def as_seen(image: Image.Image) -> Image.Image:
+def as_seen(image: Image.Image, background: str = "white") -> Image.Image:
     """A picture that somebody opened, as `clipgen prep` would have packed it: upright, in sRGB, on white.
 
     It is left as it was, and given back where nothing is to be done.
@@ -44,7 +44,7 @@ def as_seen(image: Image.Image) -> Image.Image:
     turn = UPRIGHT.get(orientation(image))
     if turn is None and image.mode == "RGB" and not {"icc_profile", "transparency"} & image.info.keys():
         return image
-    return to_rgb(image.copy() if turn is None else image.transpose(turn))
+    return to_rgb(image.copy() if turn is None else image.transpose(turn), background)
 
 
 def orientation(image: Image.Image) -> int | None:

@@ -9,6 +9,7 @@ from clipgen.check import check
     ("words", "says"),
     [
         ("world=shapes tokenizer.image_size=[32,64]", "world=shapes tokenizer.image_size=[32, 64] take one number"),
+        ("prompts=[a,'']", "prompts=['a', ''] leave it out"),
         ("clip.train.logit_scale=0", "clip.train.logit_scale=0 above 0"),
         ("clip.train.logit_scale=101", "clip.train.logit_scale=101 up to 100"),
     ],

@@ -24,6 +24,9 @@ from clipgen.check import check
             "trainer.strategy=fsdp trainer.devices=2 trainer.precision=16-mixed",
             "trainer.strategy=fsdp trainer.precision=bf16-mixed",
         ),
+        ("stage=paired trainer.precision=16-mixed", "trainer.precision=16-mixed optimizer=adamw"),
+        ("trainer.threads=-1", "trainer.threads=-1 at least 1"),
+        ("transformer.train.weight_decay=-1", "transformer.train.weight_decay=-1 at least 0"),
         (
             "transformer.train.steps=40",
             "transformer.train.warmup=50 transformer.train.steps=40 take transformer.train.warmup=4",

@@ -275,6 +275,39 @@ def test_export_gives_the_models_of_the_run(clipgen, tiny, run_folder, tmp_path)
         assert exported == (run_folder / "model" / f"{name}.safetensors").read_bytes()
 
 
+def test_export_asks_as_it_was_trained_to_be_asked_and_as_is_typed(clipgen, tiny, copy, tmp_path):
+    """A preset or an experiment of the training has settings of sampling, which the verb alone would not know."""
+    path = copy / "transformer" / "stage.json"
+    stage = json.loads(path.read_text())
+    assert stage["beside"]["strategy"] == "ddp" and stage["beside"]["sampling"]["bridge"] == "mean"
+    stage["beside"]["sampling"] |= {"temperature": 0.6, "top_k": 16, "bridge": "none"}
+    path.write_text(json.dumps(stage))
+    clip = [word for word in tiny if word.startswith("clip.")]
+    (copy / "latents").rename(tmp_path / "elsewhere")
+    out, latents = tmp_path / "exported", f"latents={tmp_path / 'elsewhere'}"
+    outcome = clipgen("export", f"run={copy}", f"out={out}", latents, *clip, "sampling.top_k=8")
+    assert outcome.status == 0, outcome.error
+    assert "export: as it was trained with, sampling.temperature=0.6, sampling.bridge=none" in outcome.said
+    sampling = json.loads((out / "config.json").read_text())["sampling"]
+    assert (sampling["temperature"], sampling["top_k"], sampling["bridge"]) == (0.6, 8, "none")
+    (tmp_path / "elsewhere").rename(copy / "latents")
+
+
+def test_what_was_shared_out_goes_on_so_and_another_precision_is_told(clipgen, one_line, tiny, copy):
+    path = copy / "transformer" / "stage.json"
+    stage = json.loads(path.read_text())
+    stage |= {"status": "running", "beside": stage["beside"] | {"strategy": "fsdp"}}
+    path.write_text(json.dumps(stage))
+    words = ["train", "stage=transformer", f"out={copy}", *tiny]
+    said = one_line(clipgen(*words, PROMPTS))
+    assert "was begun with trainer.strategy=fsdp and cannot go on with ddp" in said
+    other = {"32-true": "bf16-mixed"}.get(stage["beside"]["precision"], "32-true")
+    stage["beside"] |= {"strategy": "ddp", "precision": other}
+    path.write_text(json.dumps(stage))
+    outcome = clipgen(*words, PROMPTS)
+    assert outcome.status == 0 and f"where it began in {other}" in outcome.said, outcome.error
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

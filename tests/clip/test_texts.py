@@ -2,7 +2,7 @@
 
 import pytest
 
-from clipgen.clip.texts import TEMPLATES, reference_texts
+from clipgen.clip.texts import TEMPLATES, read_texts, reference_texts
 from clipgen.errors import UserError
 
 
@@ -50,3 +50,9 @@ def test_a_file_that_is_of_no_use(tmp_path, content, says):
         reference_texts("ViT-B-32", str(path))
     assert f"clip.captions={path}" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_mark_that_some_editors_put_first_is_no_letter(tmp_path):
+    path = tmp_path / "captions.txt"
+    path.write_bytes(b"\xef\xbb\xbfa red circle\na blue ring\n")
+    assert read_texts(path, "prompts") == ["a red circle", "a blue ring"]

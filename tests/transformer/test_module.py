@@ -337,6 +337,21 @@ def test_a_model_with_gft_is_told_beta_and_others_have_no_weight_for_it():
     assert Transformer(**ARCHITECTURE).conditioner.beta is None
 
 
+def test_the_level_that_is_told_is_the_cosine_of_what_is_shown_with_the_centred_embedding():
+    trained = module({"cond_drop_prob": 0.3}, min_level=0.6)
+    clip_BE = torch.nn.functional.normalize(torch.randn(4096, 4), dim=1)
+    drawn = trained.draw({"tokens": torch.zeros(4096, 6, dtype=torch.long), "clip": clip_BE})
+    clean_BE = torch.nn.functional.normalize(clip_BE - 0.1, dim=1)
+    torch.testing.assert_close(drawn["clean_BE"], clean_BE)
+    torch.testing.assert_close(torch.linalg.vector_norm(drawn["condition_BE"], dim=1), torch.ones(4096))
+    torch.testing.assert_close((clean_BE * drawn["condition_BE"]).sum(1), drawn["level_B"])
+    low, high = drawn["level_B"].min(), drawn["level_B"].max()
+    assert 0.6 <= low < 0.605 and 0.995 < high <= 1 and abs(drawn["level_B"].mean() - 0.8) < 0.01
+    assert abs(drawn["dropped_B"].float().mean() - 0.3) < 0.03
+    away_BE = drawn["condition_BE"] - clean_BE * drawn["level_B"][:, None]
+    assert away_BE.mean(0).norm() < 0.03, "to no side of its own"
+
+
 @pytest.mark.parametrize(("any_order", "shares"), [(False, [1.0, 0.5, 0.0]), (True, [1.0, 0.75, 0.5])])
 def test_random_orders_are_annealed_by_batches(latent_folder, any_order, shares):
     trained = module({"any_order": any_order}, rar=True, steps=400)
