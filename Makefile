@@ -28,7 +28,7 @@ test: $(READY)  ## everything but the long counts
 test-all: $(READY)  ## the long counts too
 	$(BIN)/python -m pytest -n 2
 
-bench: $(READY)  ## the benchmarks, each a table; benchmarks/memory.py (five minutes) is run by hand
+bench: $(READY)  ## the benchmarks, each a table; benchmarks/memory.py (five minutes) and gap_real.py are run by hand
 	@for name in kernels attention data encode tokenizer sampling transformer; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 lint: $(READY)  ## style

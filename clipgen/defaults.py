@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from clipgen.config import Config
-from clipgen.data.transforms import sides
+from clipgen.data.size import sides
 from clipgen.errors import UserError
 
 SIZES = (256, 128, 64, 32)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from clipgen.data.sample import Sample, image_sample
-from clipgen.data.transforms import sides
+from clipgen.data.size import sides
 from data_prep.decode import (
     HEAD_BYTES,
     Picture,

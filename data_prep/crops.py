@@ -15,7 +15,8 @@ from PIL import Image
 from clipgen.data.manifest import Manifest, Shard
 from clipgen.data.sample import Sample, decode_image, image_bytes
 from clipgen.data.shards import TarIndex
-from clipgen.data.transforms import Size, center_crop_resize, fits, sides
+from clipgen.data.size import Size, fits, sides
+from clipgen.data.transforms import center_crop_resize
 from clipgen.errors import UserError
 
 CROPS = (1, 2, 10)  # the centre; it and its mirror image; LlamaGen's ten

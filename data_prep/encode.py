@@ -24,7 +24,8 @@ from clipgen.data.atomic import TEMPORARY, explained, fingerprint, write_json
 from clipgen.data.manifest import FILE_NAME, Manifest, Shard, describe_difference
 from clipgen.data.sample import Sample, decode_captions, latent_sample
 from clipgen.data.shards import write_shard
-from clipgen.data.transforms import Size, to_model_range
+from clipgen.data.size import Size
+from clipgen.data.transforms import to_model_range
 from clipgen.errors import UserError
 from data_prep.crops import CropBatch, read_crops
 from data_prep.executor import LOCAL, Executor, Tick, run

@@ -9,8 +9,9 @@ from tqdm import tqdm
 
 from clipgen.data.atomic import fingerprint
 from clipgen.data.manifest import Manifest
-from clipgen.data.sample import IMAGE_EXTENSIONS, Sample, image_sample
+from clipgen.data.sample import Sample, image_sample
 from clipgen.data.shards import ShardSet, write_shard
+from clipgen.data.size import IMAGE_EXTENSIONS
 from clipgen.errors import UserError
 from data_prep.captions import Caption
 

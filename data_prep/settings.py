@@ -3,10 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import ImageColor
-
-from clipgen.data.sample import IMAGE_EXTENSIONS
-from clipgen.data.transforms import sides
+from clipgen.data.size import IMAGE_EXTENSIONS, sides
 from clipgen.errors import UserError
 
 DECODING = {"exact": None, "close": 1.5, "fast": 1.0}  # how many times the size must be left of a JPEG
@@ -82,12 +79,8 @@ class PackSettings:
             raise UserError("prep.caption is empty; say what all the pictures have in common, or leave it out")
         if not self.crop and not isinstance(self.size, int | None):
             raise UserError(f"prep.size={self.size} is the size of a crop; take prep.crop=true, or one number")
-        try:
-            ImageColor.getrgb(self.background)
-        except ValueError as error:
-            raise UserError(
-                f"prep.background {self.background!r} is no colour; take a name or one such as '#808080'"
-            ) from error
+        if self.background != "white":
+            check_colour(self.background)
 
     def captions(self, own: list[str]) -> list[str]:
         """What a picture with these `own` captions is said to show."""
@@ -96,3 +89,13 @@ class PackSettings:
         if "{}" in self.caption:
             return [self.caption.replace("{}", text) for text in own]
         return own or [self.caption]
+
+
+def check_colour(name: str) -> None:
+    """UserError for what Pillow knows no colour by."""
+    from PIL import ImageColor  # so long a way for the defaults alone
+
+    try:
+        ImageColor.getrgb(name)
+    except ValueError as error:
+        raise UserError(f"prep.background {name!r} is no colour; take a name or one such as '#808080'") from error

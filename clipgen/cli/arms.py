@@ -29,7 +29,7 @@ from clipgen.data.batches import captioned
 from clipgen.data.manifest import Manifest
 from clipgen.data.sample import decode_captions
 from clipgen.data.shards import ShardSet
-from clipgen.data.transforms import sides
+from clipgen.data.size import sides
 from clipgen.errors import UserError
 from clipgen.evaluation.compare import Cost, Variant
 from clipgen.evaluation.flops import Size, share_seen, step_flops

@@ -28,7 +28,7 @@ from clipgen.cli.machine import pick_device, pick_precision
 from clipgen.clip.frozen import LOCAL_DIR, FrozenClip, load_clip
 from clipgen.config import Config, Tokenizer, Trainer, TransformerModel, VQGANTraining, asdict_of
 from clipgen.data.atomic import replacing
-from clipgen.data.transforms import sides
+from clipgen.data.size import sides
 from clipgen.errors import UserError
 from clipgen.ranks import rank, world_size
 from clipgen.tokenizer.adversary import Adversary

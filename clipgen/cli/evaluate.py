@@ -37,7 +37,7 @@ def main(cfg: EvaluateConfig) -> float | None:
     from clipgen.cli.say import say_cut
     from clipgen.clip.texts import read_texts
     from clipgen.data.atomic import write_json
-    from clipgen.data.transforms import sides
+    from clipgen.data.size import sides
     from clipgen.evaluation.fidelity import reconstruction
     from clipgen.evaluation.metrics import Pictures, caption_loss
     from clipgen.pipeline import ClipGen

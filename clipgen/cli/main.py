@@ -80,7 +80,7 @@ def _launch(verb: str, rest: list[str]) -> None:
         rest = named_folder(rest)
     rest = for_hydra(rest)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `reported` instead of being printed by Hydra
-    program, sys.argv = sys.argv[0], [f"clipgen {verb}", *rest]
+    before, sys.argv = sys.argv, [f"clipgen {verb}", *rest]
 
     def task(cfg):
         with reported():  # in here, since Hydra puts a line of its own before what leaves it
@@ -94,7 +94,7 @@ def _launch(verb: str, rest: list[str]) -> None:
         folder = "pkg://clipgen.conf.tools" if verb in TOOLS else "pkg://clipgen.conf"
         hydra.main(version_base="1.3", config_path=folder, config_name=verb)(task)()
     finally:
-        sys.argv = [program, verb, *rest]
+        sys.argv = before
 
 
 class reported:

@@ -13,7 +13,6 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from numpy.random import SeedSequence
 from omegaconf import DictConfig, OmegaConf
 
 from clipgen.cli.say import say
@@ -89,6 +88,7 @@ class StudySweeper(Sweeper):
     def ask(self, study: Any, space: dict[str, Any]) -> Any:
         """A new trial; the sampler's seed is its own, so that a study continues as if it had never stopped."""
         from hydra.utils import instantiate
+        from numpy.random import SeedSequence  # here, as every verb's --help loads this file
 
         sampler = OmegaConf.to_container(self.sampler, resolve=True)
         if sampler.get("seed") is not None:

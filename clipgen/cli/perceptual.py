@@ -11,7 +11,7 @@ from clipgen.cli.say import say
 from clipgen.clip.frozen import FrozenClip
 from clipgen.config import Tokenizer, VQGANTraining
 from clipgen.data.atomic import sha256_file
-from clipgen.data.transforms import Size, sides
+from clipgen.data.size import Size, sides
 from clipgen.errors import UserError
 from clipgen.tokenizer.loss import perceptual_distance
 from clipgen.tokenizer.module import Perceptual

@@ -165,7 +165,7 @@ def choices_from_shards(cfg: Config, folder: str, kind: str) -> list:
     """Fill what was left open, in place, from the shards at hand and the machine."""
     from clipgen.cli.machine import cores, pick_device
     from clipgen.data.manifest import Manifest
-    from clipgen.data.transforms import sides
+    from clipgen.data.size import sides
     from clipgen.defaults import Facts, choose, choose_image_size
 
     manifest = Manifest.load(folder, kind)

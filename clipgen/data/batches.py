@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from clipgen.data.sample import decode_captions, decode_image, decode_npy, image_bytes, member
 from clipgen.data.shards import ShardSet
-from clipgen.data.transforms import Size, center_crop, fits, random_crop
+from clipgen.data.size import Size, fits
+from clipgen.data.transforms import center_crop, random_crop
 from clipgen.errors import UserError
 
 _SLOW = 5_000  # samples from which on loading shows a progress bar

@@ -29,8 +29,8 @@ from clipgen.data.batches import (
 from clipgen.data.manifest import Manifest, Shard
 from clipgen.data.sample import decode_captions
 from clipgen.data.shards import ShardSet
+from clipgen.data.size import Size
 from clipgen.data.stream import BatchSchedule, draws
-from clipgen.data.transforms import Size
 from clipgen.errors import UserError
 
 Batches = ImageBatches | LatentBatches

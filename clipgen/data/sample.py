@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from clipgen.data.size import IMAGE_EXTENSIONS
 from clipgen.errors import UserError
 
 Sample = dict[str, Any]  # "__key__" → str, member extension → bytes
 
-IMAGE_EXTENSIONS = ("png", "jpg", "webp")
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")  # Pillow's names for them
 
 

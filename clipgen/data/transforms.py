@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipgen.data.size import Size, sides
+
 
 def to_model_range(image: Tensor) -> Tensor:
     """uint8 (B, H, W, 3) or (B, 3, H, W) → float32 (B, 3, H, W) in [-1, 1]."""
@@ -29,24 +31,9 @@ def to_uint8(image_BCHW: Tensor) -> Tensor:
     return image_BHWC.add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-Size = int | Sequence[int]  # the side of a square, or (height, width)
-
-
 def size_of(image: Image.Image) -> str:
     """Of a picture, as a message says it: width × height."""
     return f"{image.width}×{image.height}"
-
-
-def sides(size: Size) -> tuple[int, int]:
-    """(height, width)."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
-
-
-def fits(shape: Sequence[int], size: Size) -> bool:
-    """Whether a picture of (H, W, …) holds a crop of this size."""
-    height, width = sides(size)
-    return shape[0] >= height and shape[1] >= width
 
 
 def center_crop_resize(

@@ -37,7 +37,7 @@ KEYS = {
     "upscale": "model image out seed temperature top_k top_p min_p precision device",
     "draw": "out world n seed image_size captions left_out style style_share",
     "gap": "latents captions templates clip bank out device",
-    "export": "name run out stage task bank clip sampling tokenizer transformer",
+    "export": "name run latents out stage task bank clip sampling tokenizer transformer",
     "verify": "shards latents repair images captions tokenizer device",
     "browse": "shards latents out n split tokenizer device",
     "report": "run",
@@ -65,6 +65,7 @@ def composed(verb: str, *overrides: str):
 PROBE = """
 import contextlib, io, sys
 from clipgen.cli.main import main
+known = sys.argv[1].split(",")
 for words in ([], *([verb] for verb in sys.argv[2:])):
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
@@ -72,7 +73,7 @@ for words in ([], *([verb] for verb in sys.argv[2:])):
             main([*words, "--help"])
         except SystemExit as end:
             assert not end.code, (words, end.code)
-    heavy = [name for name in sys.argv[1].split(",") if name in sys.modules]
+    heavy = [name for name in known if name in sys.modules]
     assert not heavy, (words, heavy)
     print(said.getvalue(), end="\\0")
 """
