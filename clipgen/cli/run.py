@@ -114,11 +114,15 @@ def train_on_ranks(cfg: Config, stage: str) -> None:
 
 
 def use_threads(cfg: Config) -> None:
+    """A part of the cores for each of the processes that work here together."""
+    import os
+
     import torch
 
     from clipgen.cli.machine import cores
 
-    torch.set_num_threads(cfg.trainer.threads or max(1, cores() // cfg.trainer.devices))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", cfg.trainer.devices))  # processes on this machine, by torchrun too
+    torch.set_num_threads(cfg.trainer.threads or max(1, cores() // here))
     torch.set_float32_matmul_precision("high")
     quiet()
 

@@ -1,13 +1,21 @@
-"""The log of a training that goes on after it was cut off."""
+"""The log of a training that goes on after it was cut off, and settings on their way to what takes them."""
 
 import csv
+from dataclasses import fields
+from inspect import signature
 
 import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
+from clipgen import config
+from clipgen.cli import build
 from clipgen.cli.build import AppendingCSVLogger, MovableCheckpoint
+from clipgen.tokenizer.module import VQGANModule
+from clipgen.tokenizer.vqgan import VQGAN
+from clipgen.transformer.model import Transformer
+from clipgen.transformer.module import TokenModule, TransformerModule
 
 
 def test_a_row_that_a_full_disk_cut_is_left_out(tmp_path):
@@ -55,3 +63,19 @@ class Alone:
         @staticmethod
         def reduce_boolean_decision(decision, all=True):
             return decision
+
+
+@pytest.mark.parametrize(
+    ("keys", "section", "kinds", "otherwise"),
+    [
+        (build.VQGAN_KEYS, config.Tokenizer, [VQGAN], set()),
+        (build.VQGAN_TRAINING_KEYS, config.VQGANTraining, [VQGANModule], {"perceptual", "gan_start"}),
+        (build.TRANSFORMER_KEYS, config.TransformerModel, [Transformer], set()),
+        (build.TOKEN_TRAINING_KEYS, config.TransformerTraining, [TokenModule], set()),
+        (build.TRANSFORMER_TRAINING_KEYS, config.TransformerTraining, [TokenModule, TransformerModule], set()),
+    ],
+)
+def test_every_setting_that_a_network_or_its_training_takes_is_handed_on(keys, section, kinds, otherwise):
+    """One that was forgotten would be without effect, and nobody would be told."""
+    taken = set().union(*(signature(kind).parameters for kind in kinds))
+    assert set(keys) | otherwise == taken & {field.name for field in fields(section)}
