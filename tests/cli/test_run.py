@@ -1,5 +1,6 @@
 """The whole way from a folder of images to a generator, once for real; then everything a user does with the result."""
 
+import csv
 import errno
 import json
 import os
@@ -291,6 +292,21 @@ def test_export_asks_as_it_was_trained_to_be_asked_and_as_is_typed(clipgen, tiny
     sampling = json.loads((out / "config.json").read_text())["sampling"]
     assert (sampling["temperature"], sampling["top_k"], sampling["bridge"]) == (0.6, 8, "none")
     (tmp_path / "elsewhere").rename(copy / "latents")
+
+
+def test_switches_of_a_training_reach_the_exported_model(clipgen, tiny, copy, tmp_path):
+    switches = [
+        f"transformer.train.{word}"
+        for word in ("steps=12", "rar=true", "keep_random=true", "recon.weight=0.1", "recon.every=1")
+    ]
+    outcome = clipgen("train", "stage=transformer", f"out={copy}", PROMPTS, *tiny, *switches)
+    assert outcome.status == 0, outcome.error
+    with open(copy / "transformer" / "metrics.csv", newline="") as file:
+        lost = [float(row["train/reconstruction"]) for row in csv.DictReader(file) if row["train/reconstruction"]]
+    assert lost and all(loss > 0 for loss in lost)
+    clip = [word for word in tiny if word.startswith("clip.")]
+    assert clipgen("export", f"run={copy}", f"out={tmp_path / 'exported'}", *clip).status == 0
+    assert ClipGen.from_pretrained(tmp_path / "exported").transformer.any_order, "which completes by all that is kept"
 
 
 def test_what_was_shared_out_goes_on_so_and_another_precision_is_told(clipgen, one_line, tiny, copy):

@@ -337,6 +337,19 @@ def test_a_model_with_gft_is_told_beta_and_others_have_no_weight_for_it():
     assert Transformer(**ARCHITECTURE).conditioner.beta is None
 
 
+def test_the_loss_is_the_smoothed_cross_entropy_of_the_tokens():
+    trained = module({"dropout": 0.0}, label_smoothing=0.3, z_loss=0.0)
+    clip_BE = torch.nn.functional.normalize(torch.randn(8, 4))
+    drawn = trained.draw({"tokens": torch.randint(128, (8, 6)), "clip": clip_BE})
+    asked = drawn["tokens_BL"], drawn["condition_BE"], drawn["level_B"]
+    with torch.no_grad():
+        loss, _ = trained.losses(**drawn | {"dropped_B": torch.zeros(8, dtype=torch.bool)})
+        trained.transformer.eval()
+        logits_BLV = trained.transformer(*asked)
+    expected = torch.nn.functional.cross_entropy(logits_BLV.flatten(0, 1), asked[0].flatten(), label_smoothing=0.3)
+    torch.testing.assert_close(loss, expected)
+
+
 def test_the_level_that_is_told_is_the_cosine_of_what_is_shown_with_the_centred_embedding():
     trained = module({"cond_drop_prob": 0.3}, min_level=0.6)
     clip_BE = torch.nn.functional.normalize(torch.randn(4096, 4), dim=1)
