@@ -137,12 +137,16 @@ def _load_clip(model: str, pretrained: str | None, files: tuple, setting: str) -
 
 
 def load_clip_once(
-    model: str, pretrained: str | None, device: str | torch.device = "cpu", setting: str = "clip."
+    model: str, pretrained: str | None, device: str | torch.device | None = None, setting: str = "clip."
 ) -> FrozenClip:
-    """`load_clip` for a process that asks for the same one again and again: the stages of a run share it."""
+    """`load_clip` for a process that asks for the same one again and again: the stages of a run share it.
+
+    Without a `device` it stays where it is, as another part may be at work with it.
+    """
     folder = Path(model.removeprefix(LOCAL_DIR)) if model.startswith(LOCAL_DIR) else None
     files = sorted(folder.iterdir()) if folder and folder.is_dir() else []
-    return _load_clip(model, pretrained, tuple((file, file.stat().st_mtime_ns) for file in files), setting).to(device)
+    clip = _load_clip(model, pretrained, tuple((file, file.stat().st_mtime_ns) for file in files), setting)
+    return clip if device is None else clip.to(device)
 
 
 def tokenizer_sha256(state: dict[str, torch.Tensor]) -> str:

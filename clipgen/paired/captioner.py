@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipgen.paired.loss import losses_of_rows, means_of_rows
+from clipgen.paired.loss import means_of_rows
 from clipgen.paired.model import TextAndImage
 from clipgen.paired.text import UNKNOWN
+from clipgen.transformer.loss import token_losses
 from clipgen.transformer.sampling import choices, draw
 
 BEFORE = 2  # [BASE] and [BOI1] stand before the image
@@ -106,6 +107,6 @@ def caption_losses(model: CaptionTransformer, tokens_BL: Tensor, text_BS: Tensor
 
     [BASE], which ends it, is not among them: where a caption stops says little of the image.
     """
-    losses_BT = losses_of_rows(model(tokens_BL, text_BS), text_BS[:, 1:] - model.layout.codebook_size)
+    losses_BT = token_losses(model(tokens_BL, text_BS), text_BS[:, 1:] - model.layout.codebook_size)
     pad, base = model.layout.command("PAD"), model.layout.command("BASE")
     return means_of_rows(losses_BT, (text_BS[:, 1:] != pad) & (text_BS[:, 1:] != base))

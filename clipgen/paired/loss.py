@@ -3,17 +3,7 @@
 B batch, P prefix tokens, L image tokens, V codebook size, W pieces and commands
 """
 
-import torch.nn.functional as F
 from torch import Tensor
-
-
-def losses_of_rows(logits_BTV: Tensor, wanted_BT: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Tensor:
-    """Nats of each token, (B, T), and `z_loss` times its squared log-normaliser."""
-    logits_NV = logits_BTV.float().flatten(0, 1)
-    loss_N = F.cross_entropy(logits_NV, wanted_BT.flatten(), label_smoothing=label_smoothing, reduction="none")
-    if z_loss:
-        loss_N = loss_N + z_loss * logits_NV.logsumexp(-1).square()
-    return loss_N.view(wanted_BT.shape)
 
 
 def weighted(text_BT: Tensor, counts_BT: Tensor, image_BL: Tensor, text_scale: float, image_scale: float) -> Tensor:

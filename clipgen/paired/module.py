@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from clipgen.paired.captioner import CaptionTransformer
-from clipgen.paired.loss import counted, losses_of_rows, mean_where, means_of_rows, weighted
+from clipgen.paired.loss import counted, mean_where, means_of_rows, weighted
 from clipgen.paired.model import PairedTransformer
 from clipgen.ranks import world_size
 from clipgen.schedule import seed_batch
+from clipgen.transformer.loss import token_losses
 from clipgen.transformer.module import TokenModule
 from clipgen.transformer.sight import draw_pivots
 
@@ -70,9 +71,9 @@ class PairedModule(TokenModule):
         """Nats of prefix tokens 1 … P - 1, which of them count, nats of the image's tokens."""
         text_logits_BTW, image_logits_BLV = self.transformer.outputs(tokens_BL, text_BP, pivot_BYQ)
         layout = self.transformer.layout
-        text_BT = losses_of_rows(text_logits_BTW, text_BP[:, 1:] - layout.codebook_size, *smoothing)
+        text_BT = token_losses(text_logits_BTW, text_BP[:, 1:] - layout.codebook_size, *smoothing)
         counts_BT = counted(text_BP, layout.command("PAD"), layout.command("BASE"))
-        return text_BT, counts_BT, losses_of_rows(image_logits_BLV, tokens_BL, *smoothing)
+        return text_BT, counts_BT, token_losses(image_logits_BLV, tokens_BL, *smoothing)
 
     def validation_step(self, batch: dict, _: int) -> None:
         """`val/loss` is the image's alone, in nats a token, as that of the other arms."""
@@ -115,5 +116,5 @@ class CaptionModule(TokenModule):
         """Nats of tokens 1 … S - 1 of a caption, and which of them count."""
         layout, wanted_BT = self.transformer.layout, text_BS[:, 1:]
         logits_BTW = self.transformer.outputs(tokens_BL, text_BS)
-        losses_BT = losses_of_rows(logits_BTW, wanted_BT - layout.codebook_size, *smoothing)
+        losses_BT = token_losses(logits_BTW, wanted_BT - layout.codebook_size, *smoothing)
         return losses_BT, wanted_BT != layout.command("PAD")

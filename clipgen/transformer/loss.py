@@ -33,10 +33,17 @@ class Reconstruction:
 
 
 def token_loss(logits_BLV: Tensor, tokens_BL: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Tensor:
-    """Nats a token, and `z_loss` times the mean squared log-normaliser, which keeps logits from drifting (PaLM)."""
+    """The mean of `token_losses`."""
+    return token_losses(logits_BLV, tokens_BL, label_smoothing, z_loss).mean()
+
+
+def token_losses(logits_BLV: Tensor, tokens_BL: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Tensor:
+    """Nats of each token (B, L), and `z_loss` times its squared log-normaliser: logits do not drift (PaLM)."""
     logits_NV = logits_BLV.float().flatten(0, 1)
-    loss = F.cross_entropy(logits_NV, tokens_BL.flatten(), label_smoothing=label_smoothing)
-    return loss + z_loss * logits_NV.logsumexp(-1).square().mean() if z_loss else loss
+    loss_N = F.cross_entropy(logits_NV, tokens_BL.flatten(), label_smoothing=label_smoothing, reduction="none")
+    if z_loss:
+        loss_N = loss_N + z_loss * logits_NV.logsumexp(-1).square()
+    return loss_N.view(tokens_BL.shape)
 
 
 def embedding_loss(made_BE: Tensor, wanted_BE: Tensor) -> Tensor:
