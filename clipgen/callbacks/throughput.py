@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 
 
 class Throughput(pl.Callback):
-    """Logs `images_per_second` over the last `every` batches, validation left out."""
+    """Logs `images_per_second` over the last `every` batches: of their steps, without fetching them or validation."""
 
     def __init__(self, batch_size: int, every: int = 50):
         self.batch_size, self.every = batch_size, every
