@@ -210,7 +210,7 @@ class Trainer:
     precision: str = "auto"
     compile: bool = False  # the networks of stages 1 and 2
     threads: int | None = None
-    num_workers: int = 0
+    num_workers: int | None = None  # null: on a GPU some where memory does not hold the set, else none
     val_every: int | None = None
     val_samples: int = 512
     grid_every: int | None = None

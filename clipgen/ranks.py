@@ -1,8 +1,9 @@
-"""Sums and rows over all ranks of a training; with one rank they are what came in.
+"""Sums and rows over all ranks of a training, which are what came in where there is one; and the cores of a machine.
 
 R ranks, B pictures of a rank, L vectors of a picture, D vector size
 """
 
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -66,3 +67,8 @@ def gather_pictures(vectors_BLD: Tensor) -> Tensor:
     found = [torch.empty_like(vectors_BLD) for _ in range(world_size())]
     dist.all_gather(found, vectors_BLD.contiguous())
     return torch.stack(found, 1).flatten(0, 1)
+
+
+def cores() -> int:
+    """Of this machine, as many as this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

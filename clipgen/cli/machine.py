@@ -1,6 +1,5 @@
 """The machine at hand: device, precision, threads, and what of it goes into run.json."""
 
-import os
 import platform
 import resource
 import shlex
@@ -16,7 +15,7 @@ import torch
 from clipgen.bf16 import bf16_pays
 from clipgen.config import Trainer
 from clipgen.errors import UserError
-from clipgen.ranks import from_rank_zero
+from clipgen.ranks import cores, from_rank_zero
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -40,8 +39,11 @@ def pick_precision(trainer: Trainer) -> str:
     return trainer.precision
 
 
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def loader_workers(trainer: Trainer) -> int | None:
+    """Processes that load batches; None leaves it to the data. On a CPU they would take cores from the training."""
+    if trainer.num_workers is None and pick_device(trainer.device).type == "cpu":
+        return 0
+    return trainer.num_workers
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -14,7 +14,7 @@ from clipgen.callbacks.ema import EMA
 from clipgen.callbacks.finite import Finite
 from clipgen.checkpoint import read_checkpoint, weights_sha256
 from clipgen.cli.build import make_trainer
-from clipgen.cli.machine import peak_memory_mb, pick_device, pick_precision
+from clipgen.cli.machine import loader_workers, peak_memory_mb, pick_device, pick_precision
 from clipgen.cli.record import Record, begin, is_kept
 from clipgen.cli.say import say
 from clipgen.config import Config, Sampling, asdict_of
@@ -72,7 +72,7 @@ def start(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, 
 def batches(cfg: Config) -> tuple[int | None, ...]:
     """What a data module is told of the batches of a model of tokens, in its order."""
     train = cfg.transformer.train
-    return train.batch_size, train.steps, cfg.seed, cfg.trainer.num_workers, cfg.trainer.val_samples
+    return train.batch_size, train.steps, cfg.seed, loader_workers(cfg.trainer), cfg.trainer.val_samples
 
 
 def fit(

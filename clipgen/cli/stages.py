@@ -26,7 +26,7 @@ from clipgen.cli.build import (
 )
 from clipgen.cli.imports import check_inputs, check_start, read_tokenizer, read_transformer
 from clipgen.cli.latents import clip_in_use, latents_in_use
-from clipgen.cli.machine import pick_device
+from clipgen.cli.machine import loader_workers, pick_device
 from clipgen.cli.perceptual import PERCEPTUAL_FILE_KEYS, needs_clip, perceptual_inputs, perceptual_loss
 from clipgen.cli.reconstruction import embedding_reconstruction
 from clipgen.cli.record import Record
@@ -81,7 +81,7 @@ def train_vqgan(cfg: Config, folder: Path) -> Record:
         inputs["start"] = tokenizer_sha256(weights)
     data = ImageData(
         cfg.shards, t.image_size, t.train.batch_size, t.train.steps, cfg.seed, t.train.flip,
-        cfg.trainer.num_workers, val_samples=cfg.trainer.val_samples,
+        loader_workers(cfg.trainer), val_samples=cfg.trainer.val_samples,
     )  # fmt: skip
     if t.train.gan_weight > 0:
         check_adversary(t)

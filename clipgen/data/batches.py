@@ -42,6 +42,11 @@ class ImageBatches:
             return
         self._pixels = [self._decode(i) for i in _progress(self.n, "decoding images")]
 
+    @property
+    def held(self) -> bool:
+        """Whether nothing is decoded any more."""
+        return self._pixels is not None
+
     def _n_pixels(self) -> float:
         everything = self.shards.manifest.facts.get("pixels", {}).get(self.shards.split)
         return float("inf") if everything is None else everything * self.n / max(1, len(self.shards))
@@ -124,6 +129,11 @@ class LatentBatches:
         for i in _progress(self.n, "reading latents"):
             held[0][i], held[1][i] = self._read(i)
         self._held = held
+
+    @property
+    def held(self) -> bool:
+        """Whether no shard is read any more."""
+        return self._held is not None
 
     def train(self, rows: Sequence[int], draws_B1: np.ndarray) -> Batch:
         """One crop of each picture, chosen by `draws_B1`, numbers in [0, 1)."""

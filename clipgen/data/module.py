@@ -6,6 +6,7 @@ counts optimizer steps (two a batch for a GAN).
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,9 @@ from clipgen.data.shards import ShardSet
 from clipgen.data.size import Size
 from clipgen.data.stream import BatchSchedule, draws
 from clipgen.errors import UserError
+from clipgen.ranks import cores
 
+MOST_WORKERS = 8  # of a device
 Batches = ImageBatches | LatentBatches
 
 
@@ -41,7 +44,9 @@ class _Data(pl.LightningDataModule):
 
     kind: str
 
-    def __init__(self, folder: str | Path, batch_size: int, steps: int, seed: int, num_workers: int, val_samples: int):
+    def __init__(
+        self, folder: str | Path, batch_size: int, steps: int, seed: int, num_workers: int | None, val_samples: int
+    ):
         super().__init__()
         self.folder = Path(folder)
         self.batch_size, self.steps, self.seed = batch_size, steps, seed
@@ -73,7 +78,8 @@ class _Data(pl.LightningDataModule):
         schedule = BatchSchedule(
             self.n_train, self.batch_size, self.seed, self.start, self.steps, rank, world, self._windows()
         )
-        return self._loader(_TrainingBatches(self.train_batches, schedule), _Remaining(self.start, self.steps))
+        workers = self._workers(self.train_batches)
+        return self._loader(_TrainingBatches(self.train_batches, schedule), workers, _Remaining(self.start, self.steps))
 
     def _windows(self) -> list[Shard]:
         """The shards that the samples to train on lie in."""
@@ -83,7 +89,15 @@ class _Data(pl.LightningDataModule):
         """All validation samples, on every rank: their mean is then exact, and no rank waits for another."""
         if not self.n_val:
             return []
-        return self._loader(_PlainBatches(self.val_batches, self._held()), None, persistent=True)
+        workers = self._workers(self.val_batches)
+        return self._loader(_PlainBatches(self.val_batches, self._held()), workers, persistent=True)
+
+    def _workers(self, batches: Batches) -> int:
+        """As many as were given; else none for what memory holds, and for what is decoded a share of the cores."""
+        if self.num_workers is not None:
+            return self.num_workers
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        return 0 if batches.held else min(MOST_WORKERS, max(1, cores() // here))
 
     def _held(self) -> int:
         """How many samples training holds at once on a device, and validation may hold too."""
@@ -92,13 +106,15 @@ class _Data(pl.LightningDataModule):
         parts = self.trainer.world_size * getattr(self.trainer.lightning_module, "accumulate", 1)
         return max(1, self.batch_size // parts)
 
-    def _loader(self, batches: Dataset, sampler: Sampler | None, persistent: bool = False) -> DataLoader:
+    def _loader(
+        self, batches: Dataset, workers: int, sampler: Sampler | None = None, persistent: bool = False
+    ) -> DataLoader:
         return _Loader(
             batches,
             batch_size=None,  # a dataset of batches, not of samples
             sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=persistent and self.num_workers > 0,
+            num_workers=workers,
+            persistent_workers=persistent and workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
 

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from clipgen.data import module
 from clipgen.data.module import ImageData, LatentData
 from clipgen.data.shards import shard_name
 from clipgen.errors import UserError
@@ -305,3 +306,14 @@ def test_samples_that_differ_in_shape_are_named(tmp_path, make_latents):
     data = LatentData(tmp_path, 2, 3)
     with pytest.raises(UserError, match=r"train-000001\.tar: sample 000000000 has tokens \(2, 2, 3\)"):
         data.setup("fit")
+
+
+@pytest.mark.parametrize(("limit", "given", "workers"), [(1 << 30, None, 0), (0, None, 1), (0, 0, 0), (1 << 30, 2, 2)])
+def test_workers_load_what_memory_does_not_hold_where_nothing_is_said(
+    latent_folder, monkeypatch, limit, given, workers
+):
+    monkeypatch.setattr(module, "cores", lambda: 4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    data = latent_data(latent_folder, given, memory_limit_bytes=limit)
+    data.setup("fit")
+    assert data.train_dataloader().num_workers == data.val_dataloader().num_workers == workers
