@@ -100,8 +100,10 @@ def fit(
             f"as they do not fill a batch of {batch_size:,}"
         )
     done = checkpoint["batches"]
-    precision = goes_on(cfg, record) if done else pick_precision(cfg.trainer)
-    record.beside = {"precision": precision, "strategy": cfg.trainer.strategy, "sampling": asdict_of(cfg.sampling)}
+    precision, strategy = pick_precision(cfg.trainer), "fsdp" if shared_out else "ddp"
+    if done:
+        goes_on(record, precision, strategy)
+    record.beside = {"precision": precision, "strategy": strategy, "sampling": asdict_of(cfg.sampling)}
     if rank() == 0:
         record.save()
     trainer = make_trainer(
@@ -134,20 +136,19 @@ def fit(
         record.release()
 
 
-def goes_on(cfg: Config, record: Record) -> str:
-    """The precision that a training goes on with; said where it is another. UserError for another way to share it out.
+def goes_on(record: Record, precision: str, strategy: str) -> None:
+    """Say where a training goes on in another precision. UserError where its weights were shared out otherwise.
 
-    Lightning keeps the state of optimizers by other names with FSDP, and would mix them up.
+    With FSDP, Lightning keeps the state of optimizers by other names, and would mix it up.
     """
-    was, precision = record.beside, pick_precision(cfg.trainer)
-    if (began := was.get("strategy", cfg.trainer.strategy)) != cfg.trainer.strategy:
+    was = record.beside
+    if (began := was.get("strategy", strategy)) != strategy:
         raise UserError(
-            f"{record.folder} was begun with trainer.strategy={began} and cannot go on with {cfg.trainer.strategy}; "
-            f"take trainer.strategy={began}, or train under another name="
+            f"{record.folder} was begun with trainer.strategy={began} and cannot go on with {strategy}; take "
+            f"trainer.strategy={began}, or train under another name="
         )
     if (began := was.get("precision", precision)) != precision:
         say(f"{record.stage}: goes on in {precision}, where it began in {began} (trainer.precision={began} keeps that)")
-    return precision
 
 
 def fit_tokens(

@@ -225,8 +225,9 @@ def train_clip(cfg: Config, folder: Path) -> Record:
     images = Manifest.load(cfg.shards, "images")
     size = architecture["vision_cfg"]["image_size"]
     data = CaptionedData(
-        cfg.shards, size, c.train.batch_size, c.train.steps, cfg.seed, val_samples=cfg.trainer.val_samples
-    )
+        cfg.shards, size, c.train.batch_size, c.train.steps, cfg.seed,
+        num_workers=loader_workers(cfg.trainer), val_samples=cfg.trainer.val_samples,
+    )  # fmt: skip
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     training = {key: value for key, value in training.items() if key != "batch_size"}
     module = ClipModule(architecture, settings=settings, **training)

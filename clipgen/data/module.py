@@ -157,7 +157,7 @@ class ImageData(_Data):
         steps: int,
         seed: int = 0,
         flip: bool = False,
-        num_workers: int = 0,
+        num_workers: int | None = 0,
         memory_limit_bytes: int = 2 << 30,
         val_samples: int = 512,
     ):
@@ -199,7 +199,7 @@ class LatentData(_Data):
         batch_size: int,
         steps: int,
         seed: int = 0,
-        num_workers: int = 0,
+        num_workers: int | None = 0,
         val_samples: int = 512,
         memory_limit_bytes: int = 2 << 30,
     ):
