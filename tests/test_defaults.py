@@ -16,7 +16,7 @@ PRESETS = Path(__file__).resolve().parents[1] / "conf" / "tokenizer"
 STAYS_OPEN = {  # or never chosen
     "images", "captions", "stage", "experiment", "world", "prep.caption", "prep.size", "prep.max_aspect",
     "prep.source_bytes_per_shard", "prep.near_duplicates", "encode.workers", "executor.tasks", "trainer.threads",
-    "clip.made_by", "tokenizer.train.perceptual_weights", "tokenizer.train.perceptual_sha256",
+    "trainer.num_workers", "clip.made_by", "tokenizer.train.perceptual_weights", "tokenizer.train.perceptual_sha256",
     "clip.train.logit_scale", "direction",
 }  # fmt: skip
 
