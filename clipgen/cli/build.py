@@ -24,7 +24,7 @@ from clipgen.callbacks.progress import Progress
 from clipgen.callbacks.throughput import Throughput
 from clipgen.checkpoint import weights_sha256
 from clipgen.cli.imports import read_tokenizer, read_transformer
-from clipgen.cli.machine import pick_device, pick_precision
+from clipgen.cli.machine import pick_device
 from clipgen.clip.frozen import LOCAL_DIR, FrozenClip, load_clip
 from clipgen.config import Config, Tokenizer, Trainer, TransformerModel, VQGANTraining, asdict_of
 from clipgen.data.atomic import replacing
@@ -169,6 +169,7 @@ def tokenizer_path(cfg: Config) -> Path:
 
 def make_trainer(
     cfg: Trainer,
+    precision: str,
     folder: Path,
     steps: int,
     batches: int,
@@ -178,7 +179,6 @@ def make_trainer(
     own: Sequence[pl.Callback] = (),
     shared_out: bool = False,
     validates: bool = True,
-    precision: str | None = None,
 ) -> pl.Trainer:
     """One "epoch" of `steps` batches, `batches` of them already trained, with the stage's `own` callbacks.
 
@@ -199,7 +199,7 @@ def make_trainer(
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
         num_nodes=world_size() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
         strategy=_strategy(shared_out),
-        precision=precision or pick_precision(cfg),
+        precision=precision,
         use_distributed_sampler=False,
         val_check_interval=steps // max(1, round(steps / cfg.val_every)),
         num_sanity_val_steps=0,

@@ -30,7 +30,7 @@ def main(cfg: Config) -> None:
 
 def compare(compared: "Compared") -> None:
     """From the pictures to the page; what has to do with settings and files is refused before hours of training."""
-    from clipgen.cli.arms import check_captions, check_kept, cost_of, find_arms, read_captions
+    from clipgen.cli.arms import check_captions, check_kept, check_way, cost_of, find_arms, read_captions
     from clipgen.cli.say import say
     from clipgen.evaluation.compare import check_sizes, steps_of, variants_of
 
@@ -40,7 +40,8 @@ def compare(compared: "Compared") -> None:
     check_captions(list(compared.arms.values()), cfg.shards)
     check_kept(list(compared.arms.values()), cfg.compare.test)
     for arm in compared.arms.values():
-        compared.ways(arm)
+        for way in compared.ways(arm):
+            check_way(arm, way)
     compared.world  # noqa: B018 what is wrong with prompts and judge is said
     compared.variants = variants_of({arm.name: arm.captions_shares(cfg) for arm in compared.arms.values()})
     captions = read_captions(compared.variants, cfg.shards)
@@ -258,14 +259,10 @@ class Compared:
         return earlier_choices(self.cfg.compare.chosen, trains, choices)
 
     def ways(self, arm) -> list[dict[str, Any]]:
-        """How an arm is asked in its trials; UserError where its model could not be."""
-        from clipgen.cli.arms import check_way
+        """How an arm is asked in its trials."""
         from clipgen.evaluation.compare import trials
 
-        found = trials(arm.name, arm.first, arm.cfg.compare.arm.choices, self.cfg.compare.trials)
-        for way in found:
-            check_way(arm, way)
-        return found
+        return trials(arm.name, arm.first, arm.cfg.compare.arm.choices, self.cfg.compare.trials)
 
     def train(self, jobs: list[Job]) -> None:
         """Those that are not there yet, `compare.jobs` at once; which fail is kept in `unfinished`.

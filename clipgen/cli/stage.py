@@ -108,6 +108,7 @@ def fit(
         record.save()
     trainer = make_trainer(
         cfg.trainer,
+        precision,
         record.folder,
         module.steps,
         done,
@@ -117,7 +118,6 @@ def fit(
         callbacks,
         shared_out,
         validates=data.n_val > 0,
-        precision=precision,
     )
     began = time.perf_counter()
     try:
