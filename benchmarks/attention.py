@@ -81,7 +81,11 @@ def flex(q, k, v, sight: Sight):
     return call
 
 
-if __name__ == "__main__":
+def rows() -> list[dict]:
     short = [attention(32, 3, 68, 64), attention(8, 8, 260, 64), attention(2, 8, 1028, 64)]
     long = [each for sizes in LONG for each in regions(*sizes, with_flex=sizes == LONG[1])]  # it compiles for minutes
-    show(short + long, "Causal attention, bf16")
+    return short + long
+
+
+if __name__ == "__main__":
+    show(rows, "Causal attention, bf16")

@@ -112,8 +112,12 @@ def window_rows(folder: Path, shards: list[str]) -> list[dict]:
     return rows
 
 
-if __name__ == "__main__":
+def rows() -> list[dict]:
     with tempfile.TemporaryDirectory() as made:
-        rows, latents = prep_rows(Path(made)), Path(made) / "latents"
+        found, latents = prep_rows(Path(made)), Path(made) / "latents"
         paths = write_latents(latents)
-        show(rows + read_rows(latents, paths) + window_rows(latents, paths), "Data")
+        return found + read_rows(latents, paths) + window_rows(latents, paths)
+
+
+if __name__ == "__main__":
+    show(rows, "Data")

@@ -197,8 +197,11 @@ class _Silent:
         pass
 
 
-if __name__ == "__main__":
+def rows() -> list[dict]:
     with tempfile.TemporaryDirectory() as scratch:
-        rows = [rates(name, precision, Path(scratch)) for name in SHAPES for precision in SHAPES[name]["precisions"]]
-        rows.append(against_clip_retrieval(Path(scratch)))
+        found = [rates(name, precision, Path(scratch)) for name in SHAPES for precision in SHAPES[name]["precisions"]]
+        return [*found, against_clip_retrieval(Path(scratch))]
+
+
+if __name__ == "__main__":
     show(rows, "Encoding against its networks alone")

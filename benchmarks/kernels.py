@@ -44,8 +44,8 @@ def muon(layers: int, width: int, heads: int) -> dict:
     return row(f"Muon, a step of {layers}×{width}", "ms", 1e3 * mine, 1e3 * theirs, "torch.optim.Muon")
 
 
-if __name__ == "__main__":
-    rows = [
+def rows() -> list[dict]:
+    return [
         group_norm(32, 32, 4),
         group_norm(64, 16, 8),
         group_norm(128, 8, 32),
@@ -54,4 +54,7 @@ if __name__ == "__main__":
         muon(8, 512, 8),
         muon(5, 192, 3),
     ]
+
+
+if __name__ == "__main__":
     show(rows, "Normalisation and Muon")

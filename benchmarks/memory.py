@@ -66,4 +66,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 3 and not sys.argv[1].startswith("-"):
         pack_and_tell(*sys.argv[1:])
     else:
-        show(memory_rows(), "Memory of preparing images")
+        show(memory_rows, "Memory of preparing images")

@@ -26,7 +26,7 @@ import statistics
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -226,25 +226,23 @@ def rates_of_a_gpu(device: torch.device) -> tuple[float, dict[str, float]]:
     return 8 * len(long) / best(lambda: other.copy_(long)), {"bf16": 2 * 8192**3 / best(lambda: x @ x)}
 
 
-def rows_of_a_gpu_s_model(device: torch.device) -> list[dict]:
+def rows_of_a_gpu_s_model(device: torch.device) -> Iterator[dict]:
     machine, (layers, width, heads), codes = rates_of_a_gpu(device), LARGE, 16_384
     network = Transformer((16, 16), codes, EMBED, width, layers, heads, n_prefix=1).eval().to(device)
     nn.init.normal_(network.head.weight, std=0.02)
-    model, found = prepared(network, "bf16"), []
+    model = prepared(network, "bf16")
     for batch in (1, 8, 64, 256):
         name = f"sample {layers}×{width}, B={batch} V={codes} bf16, compiled"
         if ONLY in name:
             rates = compiled_rate(model, batch), steady_rate(model, batch)
-            found.append(row(name, "tok/s", *rates, "growing cache", limit(model, batch, "bf16", *machine)))
-    return found
+            yield row(name, "tok/s", *rates, "growing cache", limit(model, batch, "bf16", *machine))
 
 
-def rows() -> list[dict]:
+def rows() -> Iterator[dict]:
     check_layout()
     if folder := os.environ.get("X_TRANSFORMERS"):
         sys.path.append(folder)  # behind what clipgen needs
     machine = rates_of_the_machine()
-    found = []
     for size, codes, batches in ((SMALL, 1024, (1, 8, 32)), (SMALL, 16_384, (1, 8, 32)), (LARGE, 16_384, (1, 8))):
         place = "" if size == SMALL else "24×1024, "
         names = {b: f"sample {place}B={b} V={codes}" for b in batches}
@@ -260,21 +258,23 @@ def rows() -> list[dict]:
             limits = {kind: limit(model, batch, kind, *machine) for kind in ours}
             slow = uncached_rate(size, codes, batch)
             for kind, rate in ours.items():
-                found.append(row(f"{name} {kind}", "tok/s", rate, slow, "uncached, fp32", limits[kind]))
+                yield row(f"{name} {kind}", "tok/s", rate, slow, "uncached, fp32", limits[kind])
                 one_graph = compiled_rate(prepared(model, kind), batch)
-                found.append(row(f"{name} {kind}, compiled", "tok/s", one_graph, slow, "uncached, fp32", limits[kind]))
+                yield row(f"{name} {kind}, compiled", "tok/s", one_graph, slow, "uncached, fp32", limits[kind])
             peers = {"minGPT with past": mingpt_rate}
             peers |= {"x-transformers": x_transformers_rate} if folder else {}
             for peer, rate_of in peers.items():
                 rate = rate_of(size, codes, batch)
-                found.append(row(f"{name} fp32, {peer}", "tok/s", ours["fp32"], rate, peer, limits["fp32"]))
+                yield row(f"{name} fp32, {peer}", "tok/s", ours["fp32"], rate, peer, limits["fp32"])
     if not folder:
         print("x-transformers was not measured: X_TRANSFORMERS is not set")
-    return found
+
+
+def rows_here() -> Iterator[dict]:
+    torch.manual_seed(0)
+    device = pick_device("auto")
+    return rows_of_a_gpu_s_model(device) if device.type == "cuda" else rows()
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
-    device = pick_device("auto")
-    found = rows_of_a_gpu_s_model(device) if device.type == "cuda" else rows()
-    show(found, "Sampling image tokens, 256 a picture, no guidance")
+    show(rows_here, "Sampling image tokens, 256 a picture, no guidance")

@@ -4,7 +4,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -39,17 +39,19 @@ def row(name: str, unit: str, ours: float, peer: float, peer_name: str, limit: f
     }  # fmt: skip
 
 
-def show(rows: list[dict], title: str) -> None:
-    """Print the table; `--json FILE` writes the rows."""
+def show(measure: Callable[[], Iterable[dict]], title: str) -> None:
+    """Measure, once the command line is read, and print the rows as they come; `--json FILE` writes them at the end."""
     parser = argparse.ArgumentParser(description=title)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     arguments = parser.parse_args()
     about = describe(pick_device("auto"))
     print(f"{title}\n{about['device']}, {about['threads']} threads, torch {torch.__version__}")
     print(f"{'':<44}{'unit':>8}{'ours':>12}{'peer':>12}{'ratio':>8}{'limit':>12}  peer")
-    for r in rows:
+    rows = []
+    for r in measure():
+        rows.append(r)
         limit = "" if r["limit"] is None else f"{r['limit']:.3g}"
         figures = f"{r['ours']:>12.3g}{r['peer']:>12.3g}{r['ratio']:>8.2f}{limit:>12}"
-        print(f"{r['row']:<44}{r['unit']:>8}{figures}  {r['peer_name']}")
+        print(f"{r['row']:<44}{r['unit']:>8}{figures}  {r['peer_name']}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

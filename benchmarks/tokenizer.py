@@ -223,4 +223,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 2 and sys.argv[1] in ("plain", "checkpointing", "taming"):
         run_and_tell(sys.argv[1])
     else:
-        show(rows(), "Training the tokenizer")
+        show(rows, "Training the tokenizer")

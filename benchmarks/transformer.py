@@ -112,4 +112,4 @@ def train(module: TransformerModule, batch: dict[str, Tensor], in_turn: InTurn) 
 
 
 if __name__ == "__main__":
-    show(rows(), f"Training stage 2, {BATCH} × {L} tokens")
+    show(rows, f"Training stage 2, {BATCH} × {L} tokens")
