@@ -61,6 +61,11 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
     from clipgen.upscaler import Upscaler
 
     pipeline = ClipGen.from_pretrained(cfg.model, pick_device(cfg.device))
+    if cfg.fidelity is not None and pipeline.kind == "clip" and not pipeline.transformer.told_level:
+        raise UserError(
+            f"fidelity={cfg.fidelity:g} has no effect on a model that is told no level (transformer.level_token=false, "
+            "or a published one); leave it out"
+        )
     captioner = None if cfg.captioner is None else Captioner.from_pretrained(cfg.captioner, pipeline.device)
     upscaler = Upscaler.from_pretrained(cfg.upscale, pipeline.device) if cfg.upscale else None
     sampling = {key: cfg[key] for key in GENERATION}

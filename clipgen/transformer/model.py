@@ -84,7 +84,7 @@ class CausalTransformer(nn.Module):
         """For each image of its own generator, and for each layer, tokens that all later ones see, (B, layers, Q)."""
         shape = len(self.blocks), self.n_tokens - 1  # the last token is never an input
         drawn = [draw_pivots(shape, self.pivots, generator, "cpu") for generator in generators]
-        return torch.stack(drawn).to(self.place_LD.device)
+        return torch.stack(drawn).to(self.place_LD.device, non_blocking=True)
 
     def sight(
         self, batch: int, hidden_BP: Tensor | None = None, pivot_BYQ: Tensor | None = None, boost: float = 0.0
@@ -198,9 +198,14 @@ class Transformer(CausalTransformer):
         return self.conditioner.drop_prob > 0
 
     @property
+    def told_level(self) -> bool:
+        """Whether it is told how near its condition is to the clean embedding."""
+        return self.conditioner.level is not None
+
+    @property
     def least_level(self) -> float:
         """The least level it can be asked at; 0 where that of the training is not known or of no effect."""
-        return 0.0 if self.conditioner.level is None else self.min_level or 0.0
+        return self.min_level or 0.0 if self.told_level else 0.0
 
     def forward(
         self, tokens_BL: Tensor, condition_BE: Tensor, level_B: Tensor, order_BL: Tensor | None = None

@@ -18,6 +18,7 @@ from clipgen.clip.frozen import load_clip
 from clipgen.data.manifest import Manifest
 from clipgen.errors import UserError
 from clipgen.pipeline import ClipGen
+from clipgen.transformer.model import Transformer
 
 METRICS = {
     "images.train", "images.val", "vqgan.psnr", "vqgan.ssim", "vqgan.usage", "vqgan.perplexity",
@@ -503,6 +504,18 @@ def test_what_cannot_be_sampled_is_one_line(sample, one_line, tmp_path, words, s
     (tmp_path / "words.txt").write_text("no picture")
     assert says in one_line(sample(*words))
     assert not (tmp_path / "samples").exists()
+
+
+def test_a_level_that_is_not_heard_is_one_line(clipgen, one_line, run_folder, tmp_path):
+    model = ClipGen.from_pretrained(run_folder / "model")
+    settings = model.settings["transformer"]
+    settings["level_token"] = False
+    model.transformer = Transformer(**settings)
+    model.save_pretrained(tmp_path / "model")
+    asked = ["sample", f"model={tmp_path / 'model'}", f"out={tmp_path / 'samples'}", "n=1", "a circle"]
+    assert "fidelity=0.7 has no effect" in one_line(clipgen(*asked, "fidelity=0.7"))
+    assert not (tmp_path / "samples").exists()
+    assert clipgen(*asked).status == 0
 
 
 def test_a_model_that_is_none_is_one_line(clipgen, one_line, run_folder):
