@@ -14,6 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_flatten
 
+from clipgen.clip.module import ClipModule
 from clipgen.paired.captioner import CaptionTransformer, caption_losses, write
 from clipgen.paired.model import PairedTransformer
 from clipgen.paired.module import CaptionModule, PairedModule
@@ -28,6 +29,8 @@ from clipgen.transformer.model import Transformer
 from clipgen.transformer.module import TransformerModule
 from clipgen.transformer.optim import make_optimizers
 from clipgen.transformer.sampling import Given, sample
+from clipgen.upscale.model import UpscaleTransformer
+from clipgen.upscale.module import UpscaleModule
 
 GPU = torch.device("cuda:0")
 aten = torch.ops.aten
@@ -37,7 +40,10 @@ TEXT = dict(grid=GRID, codebook_size=K, pieces=10, text_length=6, width=32, dept
 
 
 class FakeGPU(FakeTensorMode):
-    """Within it tensors on the GPU are fake, those on the CPU real. `waits` are the lines that asked for a value."""
+    """Within it tensors on the GPU are fake, those on the CPU real.
+
+    `waits` are the lines that asked for a value, or that sent one there and stood by until it had come.
+    """
 
     def __init__(self):
         super().__init__(allow_non_fake_inputs=True)
@@ -55,6 +61,9 @@ class FakeGPU(FakeTensorMode):
             self._note()
             size, how = [every[0].numel(), every[0].dim()], {"dtype": torch.long, "device": GPU}
             return super().__torch_dispatch__(aten.zeros.default, (), (size,), how)
+        sent = function is aten._to_copy.default and kwargs.get("device") == GPU
+        if sent and not isinstance(args[0], FakeTensor) and not kwargs.get("non_blocking"):
+            self._note()
         return super().__torch_dispatch__(function, types, args, kwargs)
 
     def _note(self) -> None:
@@ -92,6 +101,12 @@ def test_it_tells_two_devices_apart_and_what_waits(gpu):
     assert torch.ones(2).sum().item() == 2 and not gpu.waits
     float(there.sum())
     assert gpu.waits == ["a test"]
+    torch.ones(2).to(GPU, non_blocking=True)
+    assert len(gpu.waits) == 1
+    torch.ones(2).to(GPU)
+    assert len(gpu.waits) == 2
+    torch.tensor([1, 2], device=GPU)
+    assert len(gpu.waits) == 3
 
 
 @pytest.mark.parametrize(
@@ -175,9 +190,27 @@ def test_a_step_of_the_paired_arm_never_waits(gpu, changes):
     stepped(module, {"tokens": tokens(B, L), "caption": ["a"] * B})
     assert not gpu.waits
     with torch.no_grad():
-        prefix_BP = model.layout.prefix([[1, 2]] * B).to(GPU)
+        prefix_BP = model.layout.prefix([[1, 2]] * B).to(GPU, non_blocking=True)
         sample.__wrapped__(model.eval(), prefix_BP, None, range(B), guidance_scale=2.0)
     assert not gpu.waits
+
+
+def test_a_step_of_what_enlarges_never_waits(gpu):
+    module = UpscaleModule(UpscaleTransformer(GRID, K, 32, 2, 2), 40)
+    stepped(module, {"tokens": tokens(B, 3, 5), "large": tokens(B, 6, 10)})
+    assert not gpu.waits
+
+
+def test_the_loss_of_a_clip_never_waits(gpu):
+    images = {"image_size": 8, "patch_size": 4, "layers": 1, "width": 16, "head_width": 8}
+    texts = {"context_length": 8, "vocab_size": 49408, "layers": 1, "width": 16, "heads": 2}
+    module = on_gpu(ClipModule({"embed_dim": E, "vision_cfg": images, "text_cfg": texts}, 40))
+    for each in module.clip.modules():
+        if isinstance(getattr(each, "attn_mask", None), torch.Tensor):
+            each.attn_mask = torch.empty(each.attn_mask.shape, device=GPU)
+    image_BHWC = torch.zeros(B, 8, 8, 3, dtype=torch.uint8, device=GPU)
+    loss, _ = module.contrast({"image": image_BHWC, "caption": ["a red bird"] * B})
+    assert loss.device == GPU and not gpu.waits
 
 
 def test_captions_are_written_on_the_gpu(gpu):

@@ -73,7 +73,7 @@ class ClipModule(pl.LightningModule):
             self.manual_backward(loss)
         optimizer.step()
         with torch.no_grad():
-            self.clip.logit_scale.clamp_(max=torch.tensor(MAX_LOGIT_SCALE).log())
+            self.clip.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
         self.batches += 1
         self.log_dict({"train/loss": loss, "train/accuracy": accuracy, "lr": self.lr * factor})
         self.log("loss", loss, prog_bar=True, logger=False)
@@ -81,7 +81,7 @@ class ClipModule(pl.LightningModule):
     def contrast(self, batch: dict, gather: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """(Loss, share of pictures whose own caption is the nearest); `gather` brings the rows of other ranks."""
         image_BCHW = (to_model_range(batch["image"])).contiguous(memory_format=torch.channels_last)
-        tokens_BT = self.tokenizer(batch["caption"]).to(self.device)
+        tokens_BT = self.tokenizer(batch["caption"]).to(self.device, non_blocking=True)
         image_BE = F.normalize(self.clip.encode_image(image_BCHW).float(), dim=-1)
         text_BE = F.normalize(self.clip.encode_text(tokens_BT).float(), dim=-1)
         if gather:

@@ -43,9 +43,9 @@ class CaptionTransformer(TextAndImage):
 
     def image(self, tokens_BL: Tensor) -> Tensor:
         """The inputs (B, L + 3, D) of `[BASE] [BOI1] image [EOI1]`."""
-        base, begin, end = (self.layout.command(name) for name in ("BASE", "BOI1", "EOI1"))
-        before_BS, end_BS = (tokens_BL.new_tensor(own).expand(len(tokens_BL), -1) for own in ([base, begin], [end]))
-        x_BTD = self.shrunk(self.embed(torch.cat([before_BS, tokens_BL, end_BS], 1)))
+        commands = (self.layout.command(name) for name in ("BASE", "BOI1", "EOI1"))
+        base_B1, begin_B1, end_B1 = (tokens_BL.new_full((len(tokens_BL), 1), each) for each in commands)
+        x_BTD = self.shrunk(self.embed(torch.cat([base_B1, begin_B1, tokens_BL, end_B1], 1)))
         places_TD = F.pad(self.place_of_text_PD[1:3], (0, 0, 0, x_BTD.shape[1] - 2))  # as behind an empty text
         return x_BTD + places_TD
 
@@ -79,7 +79,7 @@ def write(
     layout, B = model.layout, len(tokens_BL)
     S, base, first = layout.text_length, layout.command("BASE"), layout.command("ROI1")
     uniform_BS = torch.stack([torch.rand(S, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-    uniform_SB = uniform_BS.double().t().contiguous().to(tokens_BL.device)
+    uniform_SB = uniform_BS.double().t().contiguous().to(tokens_BL.device, non_blocking=True)
     never = [UNKNOWN, *(i for i in range(layout.pieces, layout.size - layout.codebook_size))]
     end = base - layout.codebook_size
     cache = model.new_cache(B)

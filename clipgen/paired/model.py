@@ -93,7 +93,7 @@ class PairedTransformer(TextAndImage):
 
     def null_prefix(self, batch: int) -> tuple[Tensor, Tensor]:
         """The prefix of an empty text."""
-        return self.prefix(self.layout.prefix([[]] * batch).to(self.place_LD.device))
+        return self.prefix(self.layout.prefix([[]] * batch).to(self.place_LD.device, non_blocking=True))
 
     def step(self, x_BSD: Tensor, cache: KVCache, order_BL: Tensor | None = None) -> Tensor:
         """Logits (B, V) of the image token after inputs `x_BSD`, which follow what `cache` holds."""

@@ -52,8 +52,8 @@ class PairedModule(TokenModule):
             shape = size, len(self.transformer.blocks), batch["tokens"].shape[1] - 1
             more["pivot_BYQ"] = draw_pivots(shape, self.transformer.pivots, device=self.device)[rank::world]
         seed_batch(self.seed, self.batches, 1 + rank)  # of what is drawn from here on: dropout
-        text_BP = self.encode(batch["caption"]).to(self.device)
-        null_1P = self.encode([""]).to(self.device)
+        text_BP = self.encode(batch["caption"]).to(self.device, non_blocking=True)
+        null_1P = self.encode([""]).to(self.device, non_blocking=True)
         return more | {
             "tokens_BL": batch["tokens"],
             "text_BP": torch.where(dropped_B[:, None], null_1P, text_BP),
@@ -77,7 +77,8 @@ class PairedModule(TokenModule):
 
     def validation_step(self, batch: dict, _: int) -> None:
         """`val/loss` is the image's alone, in nats a token, as that of the other arms."""
-        text_BT, counts_BT, image_BL = self._losses(batch["tokens"], self.encode(batch["caption"]).to(self.device))
+        text_BP = self.encode(batch["caption"]).to(self.device, non_blocking=True)
+        text_BT, counts_BT, image_BL = self._losses(batch["tokens"], text_BP)
         rows = len(image_BL)
         self.log("val/loss", image_BL.mean(), prog_bar=True, batch_size=rows)
         self.log("val/text", mean_where(text_BT, counts_BT), batch_size=max(1, int(counts_BT.sum())))
@@ -99,7 +100,8 @@ class CaptionModule(TokenModule):
 
     def draw(self, batch: dict) -> dict[str, Tensor]:
         seed_batch(self.seed, self.batches, 1 + self.global_rank)  # dropout
-        return {"tokens_BL": batch["tokens"], "text_BS": self.encode(batch["caption"]).to(self.device)}
+        text_BS = self.encode(batch["caption"]).to(self.device, non_blocking=True)
+        return {"tokens_BL": batch["tokens"], "text_BS": text_BS}
 
     def losses(self, tokens_BL, text_BS) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean over rows of a row's mean, so that parts and ranks have the loss of the whole."""
@@ -108,7 +110,7 @@ class CaptionModule(TokenModule):
 
     def validation_step(self, batch: dict, _: int) -> None:
         """`val/loss` is in nats a token."""
-        text_BS = self.encode(batch["caption"]).to(self.device)
+        text_BS = self.encode(batch["caption"]).to(self.device, non_blocking=True)
         loss = means_of_rows(*self._losses(batch["tokens"], text_BS)).mean()
         self.log("val/loss", loss, prog_bar=True, batch_size=len(text_BS))
 

@@ -39,8 +39,9 @@ class FixedStep:
         P, device = self.model.n_prefix, self.model.place_LD.device
         own = [None, *(place + P for place in order[:-1])]
         places = [(P + i - 1, order[i], own[i] if i else 0) for i in range(len(order))]
-        self.at_L3 = torch.tensor(places, device=device)
-        self.scale_L = torch.tensor([1.0 if scale is None else scale for scale in scales], device=device)
+        self.at_L3 = torch.tensor(places).to(device, non_blocking=True)
+        scale_L = torch.tensor([1.0 if scale is None else scale for scale in scales])
+        self.scale_L = scale_L.to(device, non_blocking=True)
         self.sight = sight or Sight(torch.zeros(self.cache.batch, P, device=device))
 
     def __call__(self, i: int, token_B1: Tensor, uniform_B: Tensor) -> tuple[Tensor, Tensor]:

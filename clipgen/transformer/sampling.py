@@ -172,7 +172,7 @@ def sample(
     device = condition_BE.device
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     uniform_BL = torch.stack([torch.rand(L, generator=generator) for generator in generators])
-    uniform_LB = uniform_BL.double().t().contiguous().to(device)
+    uniform_LB = uniform_BL.double().t().contiguous().to(device, non_blocking=True)
     told = guidance_scale if model.gft and negative_BE is None else 1.0
     assert told >= 1.0
     prefixes = [model.prefix(condition_BE, level_B, 1 / told)]  # arXiv 2501.15420's beta
@@ -194,16 +194,17 @@ def sample(
     token_BL = torch.empty(B, L, dtype=torch.long, device=device)
     preference_B = torch.zeros(B, device=device) if prefer else None
     known_L = torch.zeros(L, dtype=torch.bool) if given is None else given.known_L.cpu()
-    order, step = list(range(L)), model.step
+    order_L, step = torch.arange(L), model.step
     if given is not None and model.any_order:
-        order = (~known_L).long().argsort(stable=True).tolist()
-        step = partial(model.step, order_BL=torch.tensor(order, device=device).expand(R, -1))
-    known = known_L[order].tolist()
+        order_L = (~known_L).long().argsort(stable=True)
+        step = partial(model.step, order_BL=order_L.to(device, non_blocking=True).expand(R, -1))
+    order, known = order_L.tolist(), known_L[order_L].tolist()
     lead = known.index(False) if False in known else L  # tokens that nothing is drawn before
     x_RSD = prefix_RPD
     given_BL = None if given is None else given.token_L.expand(B, L)
     if lead:
-        token_BL[:, order[:lead]] = shown_BS = given_BL[:, order[:lead]]
+        shown_S = order_L[:lead].to(device, non_blocking=True)
+        token_BL[:, shown_S] = shown_BS = given_BL[:, shown_S]
         x_RSD = torch.cat([prefix_RPD, model.embed(shown_BS).repeat(R // B, 1, 1)], 1)
     scales = [scale_at(i, L, guidance_scale, guidance_schedule) if contrasted else None for i in range(L)]
     if steps is not None:

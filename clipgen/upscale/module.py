@@ -27,7 +27,9 @@ class UpscaleModule(TokenModule):
         room = [side - window + 1 for side, window in zip(small_Bhw.shape[1:], self.transformer.small, strict=True)]
         uniform_B2 = torch.rand(len(small_Bhw) * world, 2, device=self.device)[rank::world]
         seed_batch(self.seed, self.batches, 1 + rank)  # of what is drawn from here on: dropout
-        places_B2 = (uniform_B2 * torch.tensor(room, device=self.device)).long()
+        places_B2 = torch.stack(
+            [uniform_B * most for uniform_B, most in zip(uniform_B2.T, room, strict=True)], 1
+        ).long()
         return {
             "small_BS": windows_at(small_Bhw, places_B2, self.transformer.small),
             "large_BL": windows_at(large_BHW, SCALE * places_B2, self.transformer.grid),
