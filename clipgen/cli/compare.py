@@ -118,6 +118,7 @@ class Compared:
         self.captioned: dict[float, int] = {}  # training images by share of the captions
         self.chosen: dict[str, Choice] = {}  # by variant
         self.tested: dict[tuple[str, str, int], tuple[Job, dict[str, Any]]] = {}  # table, variant, seed
+        self.ceilings: dict[Path, dict[str, float]] = {}  # by tokenizer
         self.failed: set[Job] = set()
         self.unfinished: dict[tuple[str, int], str] = {}  # variant, seed → why
 
@@ -323,6 +324,19 @@ class Compared:
         from clipgen.cli.compare_pictures import PictureFigures
 
         return PictureFigures(self)
+
+    def ceiling(self, arm) -> dict[str, float]:
+        """What the judge says of reconstructions by an arm's tokenizer, by metric; nothing where none can be drawn."""
+        from clipgen.cli.arms import tokenizer_of
+        from clipgen.cli.build import load_tokenizer
+
+        if self.world.ceiling is None:
+            return {}
+        ckpt, _ = tokenizer_of(arm, self.out)
+        if ckpt not in self.ceilings:
+            vqgan, *_ = load_tokenizer(ckpt, arm.cfg.tokenizer.ckpt_config)
+            self.ceilings[ckpt] = self.world.ceiling(vqgan)
+        return self.ceilings[ckpt]
 
     def generator(self, job: Job):
         from clipgen.cli.arms import tokenizer_of

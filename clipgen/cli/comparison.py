@@ -115,7 +115,7 @@ def about_of(compared: "Compared", variant, tests: list[tuple["Job", dict[str, A
         "peak_memory_mb": max(peaks, default=None),
         "tokens_per_s": round(float(np.mean([test["tokens_per_s"] for _, test in tests])), 1),
         "kept": f"{own.keep} of {own.candidates} by the CLIP" if own.candidates else None,
-        "circular": tests[0][1]["circular"],
+        "circular": tests[0][1]["circular"], "ceiling": compared.ceiling(arm),
     }  # fmt: skip
 
 

@@ -61,8 +61,27 @@ def figures_table(arms: Arms, shown: Sequence[str], metrics: Mapping[str, Mappin
     for name, arm in arms.items():
         cells = "".join(cell(arm, metric, metrics.get(metric, {}), name in best[metric]) for metric in shown)
         rows += f"<tr><th>{escape(name)}</th>{cells}</tr>"
+    for name, ceiling in ceilings(arms).items():
+        if any(metric in ceiling for metric in shown):
+            cells = "".join(
+                f"<td>{rounded(metric, ceiling[metric], 0) if metric in ceiling else '–'}</td>" for metric in shown
+            )
+            rows += f"<tr><th>{escape(name)}<small>the judge on reconstructions</small></th>{cells}</tr>"
     whole = f'<table class="arms"><thead><tr><th>Arm</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
     return f'<div class="wide">{whole}</div>'
+
+
+def ceilings(arms: Arms) -> dict[str, Mapping[str, float]]:
+    """What the tokenizers leave of fresh pictures, by metric; each is named by its arms where not all have the same."""
+    found: list[tuple[Mapping[str, float], list[str]]] = []
+    for name, arm in arms.items():
+        ceiling = arm.get("about", {}).get("ceiling") or {}
+        if same := [names for other, names in found if other == ceiling]:
+            same[0].append(name)
+        else:
+            found.append((ceiling, [name]))
+    whose = "" if len(found) == 1 else " of {}"
+    return {f"the tokenizer{whose.format(', '.join(names))}": ceiling for ceiling, names in found if ceiling}
 
 
 def title_of(metric: str, metrics: Mapping[str, Mapping[str, Any]]) -> str:

@@ -8,11 +8,12 @@ import torch
 from clipgen.clip.frozen import FrozenClip
 from clipgen.data.transforms import to_model_range
 from clipgen.evaluation.tokenizer import reconstruct
-from clipgen.evaluation.world import FRESH, Judged, images_of
+from clipgen.evaluation.world import DRAWN, FRESH, Judged, images_of
 from clipgen.pipeline import ClipGen
 from clipgen.shapes.two import COUNTS, PLURALS, Several, draw, scenes
 from clipgen.shapes.two_judge import judge_many
 from clipgen.shapes.two_prompts import Prompt, chance, score
+from clipgen.tokenizer.vqgan import VQGAN
 
 
 def judge_generator(pipeline: ClipGen, prompts: Sequence[Prompt], n: int, seed: int, **sampling) -> Judged:
@@ -22,15 +23,19 @@ def judge_generator(pipeline: ClipGen, prompts: Sequence[Prompt], n: int, seed: 
     return Judged(score(prompts, [verdicts[i * n : (i + 1) * n] for i in range(len(prompts))]), images)
 
 
-def yardsticks(pipeline: ClipGen, n: int, count: int = 500) -> dict[str, float]:
-    """Chance, and the ceiling: the judge's figures on reconstructions of fresh pictures."""
+def ceiling_of(vqgan: VQGAN, count: int = DRAWN) -> dict[str, float]:
+    """The judge's figures on a tokenizer's reconstructions of fresh pictures."""
     drawn = scenes(count, FRESH)
-    pixels = torch.from_numpy(np.stack([draw(scene, pipeline.vqgan.image_size) for scene in drawn]))
-    made = torch.cat([reconstruct(pipeline.vqgan, part)[1] for part in pixels.split(100)])
+    pixels = torch.from_numpy(np.stack([draw(scene, vqgan.image_size) for scene in drawn]))
+    made = torch.cat([reconstruct(vqgan, part)[1] for part in pixels.split(100)])
     asked = [Prompt("", scene.named, scene.background, "plain") for scene in drawn]
     found = score(asked, [[verdict] for verdict in judge_many(made.numpy())])
-    metrics = {name.replace("judge.", "judge.ceiling.", 1): value for name, value in found.items()}
-    return metrics | {f"judge.chance.{name}": value for name, value in chance().items()}
+    return {name.replace("judge.", "judge.ceiling.", 1): value for name, value in found.items()}
+
+
+def yardsticks(pipeline: ClipGen, n: int, count: int = DRAWN) -> dict[str, float]:
+    """Chance, and the ceiling."""
+    return ceiling_of(pipeline.vqgan, count) | {f"judge.chance.{name}": value for name, value in chance().items()}
 
 
 def zero_shot(clip: FrozenClip, image_size: int, count: int = 1000) -> dict[str, float]:

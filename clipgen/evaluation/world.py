@@ -17,8 +17,10 @@ from clipgen.pipeline import ClipGen
 from clipgen.shapes.draw import SIZES, Scene, combinations, draw, scenes
 from clipgen.shapes.judge import judge_many
 from clipgen.shapes.prompts import Prompt, ceiling, chance, score
+from clipgen.tokenizer.vqgan import VQGAN
 
 FRESH = 20_260_722  # seed of pictures that neither the generator nor its CLIP was shown
+DRAWN = 500  # such pictures
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,20 @@ def scenes_of(prompt: Prompt, n: int, seed: int) -> list[Scene]:
     return found
 
 
-def yardsticks(pipeline: ClipGen, n: int, count: int = 500) -> dict[str, float]:
+def ceiling_of(vqgan: VQGAN, count: int = DRAWN) -> dict[str, float]:
+    """The judge's figures on a tokenizer's reconstructions of fresh pictures."""
+    drawn = scenes(count, FRESH)
+    pixels = torch.from_numpy(np.stack([draw(scene, vqgan.image_size) for scene in drawn]))
+    made = torch.cat([reconstruct(vqgan, part)[1] for part in pixels.split(100)])
+    return ceiling(drawn, judge_many(made.numpy()))
+
+
+def yardsticks(pipeline: ClipGen, n: int, count: int = DRAWN) -> dict[str, float]:
     """What the generator's figures are to be read against.
 
-    Chance; the ceiling, which is the judge's figures on reconstructions of fresh pictures; and the spread of place and
-    size over `n` drawn pictures of the same thing.
+    Chance; the ceiling (`ceiling_of`); and the spread of place and size over `n` drawn pictures of the same thing.
     """
-    drawn = scenes(count, FRESH)
-    size = pipeline.vqgan.image_size
-    pixels = torch.from_numpy(np.stack([draw(scene, size) for scene in drawn]))
-    made = torch.cat([reconstruct(pipeline.vqgan, part)[1] for part in pixels.split(100)])
-    metrics = ceiling(drawn, judge_many(made.numpy()))
+    drawn, metrics = scenes(count, FRESH), ceiling_of(pipeline.vqgan, count)
     metrics |= {f"judge.chance.{name}": value for name, value in chance().items()}
     for name in ("x", "y", "radius"):
         groups = np.array([getattr(scene, name) for scene in drawn[: count // n * n]]).reshape(-1, n)

@@ -10,12 +10,14 @@ import numpy as np
 from PIL import Image
 
 from clipgen.clip.frozen import FrozenClip
+from clipgen.evaluation import two, world
 from clipgen.evaluation.ablation import ATTRIBUTES
 from clipgen.evaluation.extractors import of_clip
 from clipgen.evaluation.metrics import Pictures, clip_score
 from clipgen.shapes import judge, two_judge, two_prompts
 from clipgen.shapes.judge import Verdict
 from clipgen.shapes.prompts import Prompt, ablation_prompts
+from clipgen.tokenizer.vqgan import VQGAN
 
 SPLITS = ("development", "test")
 TITLES = {  # of the judge's figures, where it is not simply the name
@@ -30,7 +32,8 @@ LOWER = ("none", "swapped")
 class World:
     """`judge(split, pictures)` takes n pictures of each prompt, in order: metric → (P,), NaN where it is not asked.
 
-    `aim` is the metric by which settings are chosen, `how` says how all of them are measured.
+    `aim` is the metric by which settings are chosen, `how` says how all of them are measured. `ceiling`, where the
+    pictures asked for can be drawn, gives what the judge says of a tokenizer's reconstructions of such, by metric.
     """
 
     name: str
@@ -38,6 +41,7 @@ class World:
     judge: Callable[[str, Sequence[Image.Image]], dict[str, np.ndarray]]
     aim: str
     how: dict[str, str]
+    ceiling: Callable[[VQGAN], dict[str, float]] | None = None
 
     def described(self, metric: str) -> dict[str, str]:
         """For a reader of the figure."""
@@ -49,16 +53,18 @@ class World:
 
 def shapes_world() -> World:
     """The demo world; a third of the held-out combinations is among the development prompts."""
-    return _judged("shapes", ablation_prompts(), judge.judge_many, shape_values)
+    return _judged("shapes", ablation_prompts(), judge.judge_many, shape_values, world.ceiling_of)
 
 
 def two_world() -> World:
     """The two-object world: which colour belongs to which shape, and how many."""
     sets = two_prompts.development_prompts(), two_prompts.test_prompts()
-    return _judged("two", sets, two_judge.judge_many, two_prompts.values)
+    return _judged("two", sets, two_judge.judge_many, two_prompts.values, two.ceiling_of)
 
 
-def _judged(name: str, sets: Sequence[list], judge_many: Callable[[Iterable], list], values: Callable) -> World:
+def _judged(
+    name: str, sets: Sequence[list], judge_many: Callable[[Iterable], list], values: Callable, ceiling_of: Callable
+) -> World:
     asked = dict(zip(SPLITS, sets, strict=True))
 
     def judged(split: str, images: Sequence[Image.Image]) -> dict[str, np.ndarray]:
@@ -66,9 +72,14 @@ def _judged(name: str, sets: Sequence[list], judge_many: Callable[[Iterable], li
         verdicts = judge_many(np.asarray(image) for image in images)
         return values(asked[split], [verdicts[i : i + n] for i in range(0, len(images), n)])
 
+    def ceiling(vqgan: VQGAN) -> dict[str, float]:
+        return {key.replace("judge.ceiling.", "judge."): value for key, value in ceiling_of(vqgan).items()}
+
     by = f"{judge_many.__module__}, which reads pixels and knows no CLIP; a picture that it cannot read is wrong"
     how = {"implementation": by, "resize": "none", "reference": "the prompt"}
-    return World(name, {split: [p.text for p in each] for split, each in asked.items()}, judged, "judge.all", how)
+    return World(
+        name, {split: [p.text for p in each] for split, each in asked.items()}, judged, "judge.all", how, ceiling
+    )
 
 
 def shape_values(prompts: Sequence[Prompt], verdicts: Sequence[Sequence[Verdict]]) -> dict[str, np.ndarray]:

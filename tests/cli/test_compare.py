@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from clipgen import Captioner, shapes
-from clipgen.cli import asking, compare_pictures, steps
+from clipgen.cli import asking, build, compare_pictures, steps
 from clipgen.data.lock import Claim
 from clipgen.data.sample import decode_captions
 from clipgen.data.shards import ShardSet
@@ -59,6 +59,7 @@ class Machine:
 
     def __init__(self):
         self.words: list[tuple[str, ...]] = []
+        self.judged: list[Path] = []  # tokenizers, by what they leave of fresh pictures
         self.failing, self.status = "nothing", 2
 
     def start(self, words, log):
@@ -122,6 +123,9 @@ def machine(tmp_path, monkeypatch) -> Machine:
     made = Machine()
     monkeypatch.setattr(steps, "start", made.start)
     monkeypatch.setattr(asking, "Asked", Answers)
+    monkeypatch.setattr(build, "load_tokenizer", lambda ckpt, _: (made.judged.append(ckpt), ckpt))
+    for module in (worlds.world, worlds.two):
+        monkeypatch.setattr(module, "ceiling_of", lambda _: {"judge.ceiling.shape": 0.94})
     development, test = worlds.ablation_prompts()
     monkeypatch.setattr(worlds, "ablation_prompts", lambda: (development[:6], [*test[:8], *test[-8:]]))
     monkeypatch.setattr(Answers, "asked", Counter())
@@ -180,6 +184,7 @@ def test_each_thing_is_made_once_and_every_arm_is_asked_as_often(clipgen, machin
     assert kinds["train", "stage=vqgan"] == 2 and kinds["encode", ""] == 2, "the paper's arm has a tokenizer of its own"
     assert {name: len(tried) for name, tried in Answers.trials.items()} == dict.fromkeys(ARMS, 5)
     assert set(Answers.asked.values()) == {1}
+    assert found()["arms"]["clipgen"]["about"]["ceiling"] == {"judge.shape": 0.94} and len(machine.judged) == 2
     assert "Settings: config.yaml" in Path("outputs/side/report.html").read_text(encoding="utf-8")
     assert OmegaConf.load("outputs/side/config.yaml").compare.seeds == [0, 1]
     content = found()
@@ -588,6 +593,8 @@ def test_every_arm_from_nothing_to_the_page(clipgen_process, tmp_path):
     }  # fmt: skip
     assert content["arms"]["paired_clip"]["about"]["steps"] == 9
     assert content["arms"]["clipgen"]["about"]["circular"] == []
+    ceiling = content["arms"]["clipgen"]["about"]["ceiling"]
+    assert 0 <= ceiling["judge.all"] <= ceiling["judge.shape"] <= 1 and "judge.held_out.all" not in ceiling
     assert (tmp_path / "whole" / "report.html").stat().st_size > 10_000
     again = clipgen_process(*words, folder=tmp_path, timeout=600)
     assert again.status == 0 and "clipgen train" not in again.said, "nothing is made twice"

@@ -57,6 +57,20 @@ def test_a_figure_stands_in_its_arms_row_and_metrics_column(folder, comparison, 
     ]  # fmt: skip
 
 
+def test_what_the_tokenizers_leave_stands_under_the_arms(folder, comparison, read_page, tmp_path):
+    page = read_page(write_comparison(folder))
+    own = page.source.split("<tr><th>the tokenizer of clip_gen_paper<small>")[1].split("</tr>")[0]
+    assert [cell.split("<")[0] for cell in own.split("<td>")[1:]] == ["–", "71.3 %", "100.0 %", "–", "–"]
+    content = comparison.content()
+    content["arms"] = {name: arm for name, arm in content["arms"].items() if name != "clip_gen_paper"}
+    (tmp_path / "compare.json").write_text(json.dumps(content))
+    assert "<tr><th>the tokenizer<small>" in read_page(write_comparison(tmp_path)).source
+    for arm in content["arms"].values():
+        del arm["about"]["ceiling"]  # as older ones are
+    (tmp_path / "compare.json").write_text(json.dumps(content))
+    assert "the tokenizer<small>" not in read_page(write_comparison(tmp_path)).source
+
+
 def test_a_circular_figure_is_never_the_best():
     arms = {
         "flattered": {"clip.score": {"mean": 0.9}, "about": {"circular": ["clip.score"]}},
