@@ -101,13 +101,14 @@ def about_of(compared: "Compared", variant, tests: list[tuple["Job", dict[str, A
     train = arm.cfg.transformer.train
     t, own = arm.cfg.tokenizer, arm.cfg.compare.arm
     peaks = [stage["peak_memory_mb"] for stage in stages if stage.get("peak_memory_mb")]
-    chosen = compared.chosen[variant.name]
+    chosen, factors = compared.chosen[variant.name], sorted(compared.cfg.compare.lr_factors)
     return {
         "conditioned_on": own.conditioned_on, "asked_with": own.asked_with, "captions_share": variant.captions_share,
         "captioned_images": compared.captioned.get(variant.captions_share, 0),
         "tokenizer": f"{t.quantizer}, {t.codebook_size} codes" + (", its own" if arm.own_tokenizer else ""),
         "parameters": cost.size.blocks, "embedding_parameters": cost.size.embedding + sum(cost.size.heads.values()),
         "seeds": [job.seed for job, _ in tests], "steps": job.steps, "lr": train.lr * job.lr_factor,
+        "lr_tried": None if compared.cfg.compare.chosen else [train.lr * factor for factor in factors],
         "muon_lr": train.muon_lr * job.lr_factor if train.optimizer == "muon" else None,
         "chosen": dict(chosen.asked), "trials": chosen.trials,
         "training_flops": job.steps * cost.flops, "images_seen": job.steps * cost.batch,

@@ -186,9 +186,16 @@ def captions_used(about: Mapping[str, Any]) -> str:
 
 
 def rates(about: Mapping[str, Any]) -> str:
-    """The learning rate; where Muon has the matrices, theirs too."""
-    own = plain(about.get("lr"))
-    return f"{own}, Muon {plain(about['muon_lr'])}" if is_number(about.get("muon_lr")) else own
+    """The learning rate; where Muon has the matrices, theirs too; and where among those that were tried it lies.
+
+    One at an end may not be the best: rates beyond it were not tried.
+    """
+    lr, tried = about.get("lr"), about.get("lr_tried") or ()
+    words = plain(lr) + (f", Muon {plain(about['muon_lr'])}" if is_number(about.get("muon_lr")) else "")
+    if lr not in tried or len(tried) == 1:
+        return words
+    end = {min(tried): "the least of ", max(tried): "the largest of "}.get(lr, "of ")
+    return f"{words} ({end}{len(tried)} tried)"
 
 
 def power(value: float) -> str:

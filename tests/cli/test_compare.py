@@ -291,6 +291,8 @@ def test_learning_rates_are_tried_with_the_first_seed_and_the_best_is_kept(clipg
     content = found()
     assert content["arms"]["clipgen"]["about"]["trials"] == 6 and content["arms"]["clipgen"]["about"]["lr"] == 1e-3
     assert content["arms"]["clipgen"]["about"]["muon_lr"] == 0.02
+    assert content["arms"]["clipgen"]["about"]["lr_tried"] == [1e-3, 2e-3]
+    assert "(the least of 2 tried)" in Path("outputs/side/report.html").read_text(encoding="utf-8")
     assert content["arms"]["clip_gen_paper"]["about"]["muon_lr"] is None and not content["unfinished"]
     assert [word for each in machine.words for word in each if word == "transformer.train.lr=0.002"]
 
@@ -355,7 +357,7 @@ def test_what_an_earlier_comparison_chose_serves_more_seeds(clipgen, machine, un
     for arm in ARMS:
         for key in ("lr", "muon_lr", "chosen", "trials"):
             assert content["arms"][arm]["about"][key] == earlier["arms"][arm]["about"][key], (arm, key)
-    assert content["arms"]["clipgen"]["about"]["lr"] == 5e-4
+    assert content["arms"]["clipgen"]["about"]["lr"] == 5e-4 and content["arms"]["clipgen"]["about"]["lr_tried"] is None
     assert "chosen by an earlier comparison" in Path("more/report.html").read_text(encoding="utf-8")
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from clipgen.errors import UserError
-from clipgen.evaluation.compare_figures import best_arms, family, group_of, metric_tables, power, rounded
+from clipgen.evaluation.compare_figures import best_arms, family, group_of, metric_tables, power, rates, rounded
 from clipgen.evaluation.compare_report import write_comparison
 from clipgen.evaluation.intervals import forest, over_captions, signed
 
@@ -69,6 +69,13 @@ def test_what_the_tokenizers_leave_stands_under_the_arms(folder, comparison, rea
         del arm["about"]["ceiling"]  # as older ones are
     (tmp_path / "compare.json").write_text(json.dumps(content))
     assert "the tokenizer<small>" not in read_page(write_comparison(tmp_path)).source
+
+
+def test_a_rate_at_the_end_of_those_tried_is_called_one():
+    for lr, said in ((1e-3, "(the least of 3 tried)"), (2e-3, "(of 3 tried)"), (4e-3, "(the largest of 3 tried)")):
+        assert rates({"lr": lr, "muon_lr": 0.02, "lr_tried": [1e-3, 2e-3, 4e-3]}) == f"{lr:g}, Muon 0.02 {said}"
+    for alone in ({"lr_tried": [1e-3]}, {"lr_tried": None}, {}):
+        assert rates({"lr": 1e-3, **alone}) == "0.001"
 
 
 def test_a_circular_figure_is_never_the_best():
