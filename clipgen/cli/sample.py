@@ -80,7 +80,8 @@ def main(cfg: SampleConfig, prompts: list[str]) -> None:
     with tqdm(total=made, desc="generating", unit="img") as bar:
         how = {"on_batch": bar.update, "negative": cfg.negative, **sampling}
         if cfg.mask:
-            image, mask = open_image(cfg.image, file), open_image(cfg.mask, f"mask={cfg.mask}")
+            image = open_image(cfg.image, file)
+            mask = open_image(cfg.mask, f"mask={cfg.mask}", "black")  # what is transparent is not painted
             images = pipeline.complete(image, mask, texts[0] if texts else None, each, cfg.seed, **how)
         elif cfg.image:
             images = pipeline.vary(open_image(cfg.image, file), each, cfg.seed, **how)
@@ -152,13 +153,13 @@ def _filled(images: list, n: int, wide: int) -> list:
     ]
 
 
-def open_image(path: str, name: str):
+def open_image(path: str, name: str, background: str = "white"):
     from PIL import Image, UnidentifiedImageError
 
-    from data_prep.decode import SetAside, decode
+    from data_prep.decode import SetAside, read
 
     try:
-        return decode(Path(path).read_bytes(), Image.MAX_IMAGE_PIXELS)
+        return read(Path(path).read_bytes(), Image.MAX_IMAGE_PIXELS, background).image
     except (OSError, UnidentifiedImageError, SetAside) as problem:
         where = name if name.endswith(f"={path}") else f"{name}: {path}"
         raise UserError(f"{where} cannot be read as an image ({problem}); give another file") from problem

@@ -466,6 +466,8 @@ def test_a_masked_image_is_completed(sample, one_line, pictures, tmp_path):
     assert outcome.status == 0 and "images/s" in outcome.said and "tokens/s" not in outcome.said
     assert sample(f"image={image}", f"mask={mask}", "a red circle", "n=2", out="prompted").status == 0
     assert [line["prompt"] for line in lines(tmp_path / "prompted")] == ["a red circle"] * 2
+    Image.new("RGBA", Image.open(image).size).save(mask)  # a layer that nothing is painted on
+    assert "the mask has no white" in one_line(sample(f"image={image}", f"mask={mask}"))
     Image.new("L", (5, 5), 255).save(mask)
     assert "the mask has 5×5 pixels" in one_line(sample(f"image={image}", f"mask={mask}"))
 
