@@ -15,6 +15,7 @@ from pathlib import Path
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from clipgen.cli.sweep import ends_the_sweep
 from clipgen.errors import UserError
 
 JUDGED = "judged.json"  # in a job's folder: how it was asked → the judge's metrics
@@ -22,7 +23,7 @@ DEFAULT = "default"  # the recipe that the others differ from in one thing
 EACH = {"development": 2, "test": 4}  # images of a prompt
 SHOWN = 6  # prompts in the picture
 RESULTS = Path("docs/results")  # of a clone, for the experiment as it is; else the results stay in the sweep's folder
-ADDED = {"experiment", "stage", "recipe", "seed"}  # settings that only add trainings to those of the experiment
+ADDED = {"experiment", "stage", "recipe", "seed"}  # settings that change no training of the experiment
 
 
 class Ablation(Callback):
@@ -42,9 +43,7 @@ class Ablation(Callback):
         }  # fmt: skip
 
     def on_multirun_start(self, config: DictConfig, **_) -> None:
-        from clipgen.cli.main import reported
-
-        with reported():
+        with ends_the_sweep():
             needed = [Path(config.latents) / "manifest.json"]
             needed += [Path(config.tokenizer.ckpt)] if config.tokenizer.ckpt else []
             if not all(path.is_file() for path in needed):
@@ -55,9 +54,7 @@ class Ablation(Callback):
                         raise SystemExit(done.returncode)
 
     def on_multirun_end(self, config: DictConfig, **_) -> None:
-        from clipgen.cli.main import reported
-
-        with reported():
+        with ends_the_sweep():
             self.judge_all(config, Path(config.hydra.sweep.dir))
 
     def judge_all(self, config: DictConfig, sweep: Path) -> None:
@@ -81,12 +78,21 @@ class Ablation(Callback):
             "images_of_a_prompt": EACH, "copies": verdicts.copies(rows["default"].asked), "rows": as_json(rows),
         }  # fmt: skip
         as_it_is = f"experiment={self.name}" in words and {word.partition("=")[0] for word in words} <= ADDED
-        folder = RESULTS if as_it_is and RESULTS.is_dir() else sweep
+        published = as_it_is and RESULTS.is_dir() and covers(seeds, RESULTS / f"{self.name}.json")
+        folder = RESULTS if published else sweep
         write_json(folder / f"{self.name}.json", content)
         with replacing(folder.parent / f"{self.name}.png" if folder == RESULTS else sweep / f"{self.name}.png") as path:
             verdicts.picture(rows).save(path, format="PNG", optimize=True)
         print(table(rows))
         print(f"the figures are in {folder / self.name}.json")
+
+
+def covers(seeds: dict[str, list[int]], record: Path) -> bool:
+    """Whether all trainings of an earlier record are among these, so that it may be replaced."""
+    if not record.is_file():
+        return True
+    earlier = json.loads(record.read_text(encoding="utf-8"))["seeds"]
+    return all(set(each) <= set(seeds.get(variant, [])) for variant, each in earlier.items())
 
 
 def found_jobs(sweep: Path) -> dict[tuple[str, int], Path]:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from clipgen.cli.ablate import found_jobs
+from clipgen.cli.ablate import Ablation, covers, found_jobs
 from clipgen.errors import UserError
 from clipgen.shapes import prompts as world_prompts
 
@@ -60,6 +60,22 @@ def test_one_command_trains_judges_and_continues(clipgen, tiny, run_folder, toke
     before = {path: path.stat().st_mtime_ns for path in (*kept, *(tmp_path / "sweep").glob("*/transformer/*.ckpt"))}
     assert clipgen(*words).status == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before, "what was trained and judged is not done again"
+
+
+def test_a_record_is_replaced_by_one_that_has_all_of_its_trainings(tmp_path):
+    record = tmp_path / "few.json"
+    assert covers({"default": [0]}, record)
+    record.write_text(json.dumps({"seeds": {"default": [0, 1], "no_noise": [0]}}), encoding="utf-8")
+    assert covers({"default": [0, 1, 2], "no_noise": [0], "aux": [0]}, record)
+    assert not covers({"default": [0], "no_noise": [0]}, record)
+    assert not covers({"default": [0, 1, 2]}, record)
+
+
+def test_a_defect_in_judging_is_no_success(clipgen, tiny, run_folder, tokenizer, few, experiment, monkeypatch):
+    monkeypatch.setattr(Ablation, "judge_all", lambda *_: 1 / 0)
+    data = (f"shards={run_folder / 'shards'}", f"latents={run_folder / 'latents'}", tokenizer)
+    outcome = clipgen(*experiment, *tiny, *data, "recipe=gap/default,gap/no_noise")
+    assert outcome.status == 1 and "ZeroDivisionError" in outcome.error
 
 
 def test_data_that_cannot_be_made_first_ends_the_sweep(clipgen, tiny, experiment, tmp_path):
