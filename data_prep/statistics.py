@@ -19,6 +19,7 @@ from clipgen.data.shards import ShardSet
 from clipgen.errors import UserError
 
 STATISTICS = "statistics.safetensors"
+OF_IMAGES = "captions of the images"  # where the texts are from, as the manifest says it
 ENOUGH_CAPTIONS = 1000  # from this many on, the texts' mean is that of the images' own captions
 
 
@@ -61,7 +62,7 @@ def write_statistics(
         if own_captions and (rows := list(_of_captions(alone))):
             captions.add(torch.from_numpy(np.concatenate(rows)))
     if captions.count >= ENOUGH_CAPTIONS:
-        text, texts_from = captions, "captions of the images"
+        text, texts_from = captions, OF_IMAGES
     else:
         text = Moments()
         text.add(text_NE)

@@ -21,7 +21,7 @@ def main(cfg: GapConfig) -> None:
     from clipgen.data.manifest import Manifest
     from clipgen.evaluation.gap import measure_bridges, measure_gap, moments
     from clipgen.evaluation.gap_picture import gap_picture
-    from data_prep.statistics import bank, load_statistics, pairs
+    from data_prep.statistics import OF_IMAGES, bank, load_statistics, pairs
 
     manifest = Manifest.load(cfg.latents, "latents")
     statistics = load_statistics(cfg.latents)
@@ -35,20 +35,26 @@ def main(cfg: GapConfig) -> None:
     elif cfg.templates:
         texts = fill_templates(read_texts(cfg.templates, f"templates={cfg.templates}", "template"), cfg.templates)
         source = f"{cfg.templates} and words of the package"
-    else:
+    else:  # those that a model of these latents is stored with
         texts, source = reference_texts(clip.identity.model)
+        if (stored := manifest.facts.get("texts_from", source)) != source:
+            source, texts = stored, read_texts(stored, f"captions={stored}") if Path(stored).is_file() else texts
+    image_NE, paired_NE = image_NE.float(), pairs(cfg.latents, IMAGES, split)
+    if source == OF_IMAGES and paired_NE is not None:
+        text_ME = paired_NE[~paired_NE.isnan().any(1)]
+    else:
+        text_ME = clip.encode_text(texts).cpu()
     if cfg.captions or cfg.templates:
         say_cut(clip, texts)
-    image_NE, text_ME = image_NE.float(), clip.encode_text(texts).cpu()
-    paired_NE = pairs(cfg.latents, IMAGES, split)
-    bank_NE = bank(cfg.latents, cfg.bank) if split == "val" else None
-    statistics |= {key: value for key, value in moments(image_NE, text_ME).items() if key.startswith("text")}
+        statistics |= {key: value for key, value in moments(image_NE, text_ME).items() if key.startswith("text")}
+    bank_NE = bank(cfg.latents, cfg.bank) if split == "val" and cfg.bank else None
     facts = {"latents": cfg.latents, "split": split, "clip": clip.identity.fingerprint(), "texts_from": source}
     facts |= measure_gap(image_NE, text_ME, paired_NE)
     facts["bridges"] = measure_bridges(image_NE, text_ME, statistics, bank_NE, paired_NE)
     print(_told(facts))
     if bank_NE is None:
-        print("knn is left out: the images shown are the training images, and so would be its bank")
+        why = "the images shown are the training images, and so would be its bank" if split == "train" else "bank=0"
+        print(f"knn is left out: {why}")
     out = Path(cfg.out) if cfg.out else Path(cfg.latents).parent / "gap"
     with replacing(out / "gap.png") as path, torch.no_grad():
         gap_picture(image_NE, text_ME, statistics, bank_NE, facts["bridges"]).save(path, format="PNG")

@@ -62,6 +62,25 @@ def test_texts_from_a_file(clipgen, run_folder, tmp_path):
     assert json.loads((tmp_path / "gap.json").read_text())["texts"] > 100
 
 
+def test_bridges_are_measured_with_what_a_model_of_these_latents_is_stored_with(clipgen, pictures, encode, tmp_path):
+    (tmp_path / "images").symlink_to(pictures)
+    (tmp_path / "own.txt").write_text("a dog\na cat\na house by the sea\na boat\n")
+    encode(tmp_path, encode=(f"clip.captions={tmp_path / 'own.txt'}",))
+    latents = f"latents={tmp_path / 'latents'}"
+    found = []
+    for words in ((), (f"captions={tmp_path / 'own.txt'}",)):
+        assert clipgen("gap", latents, f"out={tmp_path / 'gap'}", "device=cpu", "bank=0", *words).status == 0
+        found.append(json.loads((tmp_path / "gap" / "gap.json").read_text()))
+    stored, given = found
+    assert stored["texts"] == 4 and stored["texts_from"] == str(tmp_path / "own.txt")
+    assert stored["bridges"]["whiten"] == pytest.approx(given["bridges"]["whiten"], abs=1e-3)
+
+
+def test_a_bank_of_nothing_is_told(clipgen, run_folder, tmp_path):
+    outcome = clipgen("gap", f"latents={run_folder / 'latents'}", f"out={tmp_path}", "device=cpu", "bank=0")
+    assert outcome.status == 0 and "knn is left out: bank=0" in outcome.said
+
+
 def test_a_caption_beyond_the_context_is_cut_and_told(clipgen, run_folder, tmp_path):
     (tmp_path / "captions.txt").write_text("a dog\na cat and " + "a very long tail, " * 40 + "\n")
     outcome = clipgen(
