@@ -32,7 +32,7 @@ from clipgen.data.shards import ShardSet
 from clipgen.data.size import sides
 from clipgen.errors import UserError
 from clipgen.evaluation.compare import Cost, Variant
-from clipgen.evaluation.flops import Size, share_seen, step_flops
+from clipgen.evaluation.flops import Size, muon_flops, share_seen, step_flops
 from clipgen.paired.model import PairedTransformer
 from clipgen.transformer.model import Transformer
 
@@ -140,6 +140,8 @@ def cost_of(arm: Arm, captions: "Captions | None") -> Cost:
     flops = step_flops(size, prefix + h * w - 1, predicted, batch, seen)
     if cfg.stage == "transformer" and cfg.transformer.gft:
         flops *= 4 / 3  # one more forward pass, without a condition and gradients
+    if cfg.transformer.train.optimizer == "muon":
+        flops += muon_flops(model)
     return Cost(size, flops, batch, cfg.transformer.train.warmup)
 
 

@@ -1,7 +1,7 @@
 """What a training step of stage 2 costs, so that models of different sequences can be trained for as many FLOPs.
 
-One count for every arm: matrix products of forward and backward, three times the forward's; norms, activations and
-look-ups are left out. A causal product is counted whole, as it is computed. Of sparse attention
+One count for every arm: matrix products of forward and backward, three times the forward's, and those of Muon; norms,
+activations and look-ups are left out. A causal product is counted whole, as it is computed. Of sparse attention
 (clipgen/transformer/sight.py) its share of that is counted, and of texts their pieces without padding: what is computed
 beside these is neither attended nor trained on, and not the arm's choice.
 """
@@ -9,7 +9,12 @@ beside these is neither attended nor trained on, and not the arm's choice.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
+from torch.optim import Muon
+from torch.utils.flop_counter import FlopCounterMode
+
+from clipgen.transformer.optim import newton_schulz, parameter_groups
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,16 @@ def step_flops(size: Size, positions: float, predicted: Mapping[str, float], bat
     products = size.blocks * positions + sum(size.heads[name] * n for name, n in predicted.items())
     attention = 12 * size.depth * size.width * positions**2  # scores and values: 2 products of 2 FLOPs, times 3
     return float(batch) * (6 * products + seen * attention)
+
+
+def muon_flops(model: nn.Module) -> float:
+    """Of a step of Muon, whatever the batch: what `newton_schulz` multiplies in float32 for the blocks' matrices."""
+    settings = Muon([nn.Parameter(torch.empty(1, 1))]).defaults
+    how = settings["ns_coefficients"], settings["ns_steps"], settings["eps"]
+    with FlopCounterMode(display=False) as counter:
+        for matrix in parameter_groups(model)[0]:
+            newton_schulz(torch.empty(matrix.shape, device="meta"), *how)
+    return float(counter.get_total_flops())
 
 
 def share_seen(prefix: float, tokens: int, window: int, pivots: int) -> float:

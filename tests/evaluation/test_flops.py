@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipgen.evaluation.flops import Size, share_seen, step_flops
+from clipgen.evaluation.flops import Size, muon_flops, share_seen, step_flops
 from clipgen.transformer.model import Transformer
+from clipgen.transformer.optim import make_optimizers
 from clipgen.transformer.sight import Sight
 
 GRID, BATCH, CODES = (4, 4), 3, 40
@@ -35,6 +36,17 @@ def test_a_step_costs_what_torch_counts(settings):
     size = Size.of(transformer)
     found = step_flops(size, transformer.n_prefix + 15, {"head": 16}, BATCH)
     assert found == pytest.approx(counted(transformer), rel=0.03)  # biases and norms are counted as products
+
+
+def test_a_step_of_muon_costs_what_torch_counts():
+    transformer = model()
+    _, muon = make_optimizers(transformer, "muon", 1e-3, 1e-2, 0.0, float32=True)
+    for parameter in transformer.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    with FlopCounterMode(display=False) as counter:
+        muon.step()
+    with torch.device("meta"):
+        assert muon_flops(model()) == counter.get_total_flops() > 0
 
 
 @pytest.mark.parametrize(("prefix", "window", "pivots"), [(3, 1, 0), (3, 4, 2), (1, 6, 3), (5, 2, 8), (2, 9, 1)])
