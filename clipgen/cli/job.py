@@ -47,7 +47,9 @@ class Job:
         folder = Path(hydra.sweep.dir) / hydra.sweep.subdir
         typed = list(hydra.overrides.task)
         of = {"stage": cfg.stage, "task": cfg.task, "metric": cfg.metric}
-        about = {"overrides": typed, "command": [self.verb, *typed], **of}
+        sources = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+        flags = [word for source in sources for word in ("--config-dir", source.removeprefix("file://"))]
+        about = {"overrides": typed, "command": [self.verb, *flags, *typed], **of}
         log, began = folder / LOG, time.perf_counter()
         earlier, written = spent(folder), log.stat().st_size if log.is_file() else 0
 
@@ -56,8 +58,6 @@ class Job:
 
         keep(status="running")
         say(f"{folder}: begins ({LOG} there tells more)")
-        sources = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-        flags = [word for source in sources for word in ("--config-dir", source.removeprefix("file://"))]
         words = [self.verb, *flags, *typed, f"hydra.run.dir={folder}", "hydra.mode=RUN"]
         status = in_a_process(words, folder)
         seconds = round(earlier + time.perf_counter() - began, 1)

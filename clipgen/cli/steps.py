@@ -16,6 +16,8 @@ from clipgen.cli.record import FILE as STAGE
 from clipgen.cli.say import say
 from clipgen.data.atomic import write_json
 
+FILE = "steps.json"  # in the folder of what runs them
+
 
 @dataclass(frozen=True)
 class Step:

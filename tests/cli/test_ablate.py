@@ -55,6 +55,10 @@ def test_one_command_trains_judges_and_continues(clipgen, tiny, run_folder, toke
     assert results["command"].startswith("clipgen train -m experiment=few stage=transformer tokenizer=small_f4")
     assert (tmp_path / "sweep" / "few.png").stat().st_size > 1000
     assert not list((tmp_path / "docs" / "results").iterdir()), "the published record is of the experiment as it is"
+    job = json.loads(next((tmp_path / "sweep").glob("*/job.json")).read_text())
+    assert job["command"][:3] == ["train", "--config-dir", str(tmp_path / "conf")], (
+        "typed elsewhere it finds the experiment"
+    )
     kept = sorted((tmp_path / "sweep").glob("*/judged.json"))
     assert len(kept) == 4
     before = {path: path.stat().st_mtime_ns for path in (*kept, *(tmp_path / "sweep").glob("*/transformer/*.ckpt"))}
