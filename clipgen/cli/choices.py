@@ -11,11 +11,12 @@ from clipgen.errors import UserError
 
 @dataclass(frozen=True)
 class Choice:
-    """A multiple of the arm's learning rates, the settings to ask with, and how many trials found them."""
+    """A multiple of the arm's learning rates, the settings to ask with, how many trials found them, of which rates."""
 
     lr_factor: float
     asked: Mapping[str, Any]
     trials: int
+    lr_tried: tuple[float, ...] | None = None  # None where an earlier version of a record does not say it
 
 
 def earlier_choices(
@@ -52,5 +53,6 @@ def earlier_choices(
                 f"{where} chose {', '.join(sorted(asked))} for {name}, whose compare.arm.choices are "
                 f"{', '.join(sorted(choices[name]))}; compare with the arms that it compared, or leave it out"
             )
-        found[name] = Choice(factor, asked, trials)
+        tried = about.get("lr_tried")
+        found[name] = Choice(factor, asked, trials, None if tried is None else tuple(tried))
     return found

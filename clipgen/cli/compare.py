@@ -110,10 +110,10 @@ class Compared:
     """What is done of a comparison, and what is left to do."""
 
     def __init__(self, cfg: Config, words: list[str]):
-        from clipgen.cli.steps import Steps
+        from clipgen.cli.steps import FILE, Steps
 
         self.cfg, self.words, self.out = cfg, words, Path(cfg.out)
-        self.commands = Steps(self.out / "steps.json")
+        self.commands = Steps(self.out / FILE)
         self.arms, self.costs, self.batches, self.variants = {}, {}, {}, []
         self.captioned: dict[float, int] = {}  # training images by share of the captions
         self.chosen: dict[str, Choice] = {}  # by variant
@@ -145,7 +145,7 @@ class Compared:
         from clipgen.data.manifest import Manifest
 
         cfg, shards = self.cfg, Path(self.cfg.shards)
-        own = shards.resolve().is_relative_to(self.out.resolve())
+        own = shards.resolve().is_relative_to(self.out.resolve()) and (cfg.images or not Manifest.exists(shards))
         if own and not cfg.images:
             raise UserError("neither shards nor images is set; give shards=FOLDER, or images=FOLDER and captions=FILE")
         if own:
@@ -248,7 +248,8 @@ class Compared:
         tried = [(each, model.trial(each, n)) for each in self.ways(arm)]
         asked, value = best(tried, lambda each: each[1])
         rates = len(c.lr_factors) - 1  # the rate that is kept is asked in this way once more, and counted once
-        self.chosen[name] = Choice(job.lr_factor, asked, c.trials + rates)
+        lrs = tuple(arm.cfg.transformer.train.lr * factor for factor in sorted(c.lr_factors))
+        self.chosen[name] = Choice(job.lr_factor, asked, c.trials + rates, lrs)
         content = {"lr_factor": job.lr_factor, "asked": asked, "value": value}
         content["tried"] = [{**a, "value": v} for a, v in tried]
         write_json(self.out / "arms" / name / "chosen.json", content)

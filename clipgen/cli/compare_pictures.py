@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from clipgen.cli.arms import tokenizer_of
 from clipgen.cli.asking import JUDGE
 from clipgen.cli.build import load_clip_once
 from clipgen.cli.evaluate_generator import compared as figures_of
@@ -13,6 +14,7 @@ from clipgen.cli.evaluate_generator import held_out, pictures_of
 from clipgen.cli.extractors import captioner_of, extractors
 from clipgen.cli.machine import pick_device
 from clipgen.cli.perceptual import needs_clip
+from clipgen.cli.record import FILE as STAGE
 from clipgen.data.atomic import fingerprint, write_json
 from clipgen.evaluation.extractors import of_clip
 from clipgen.evaluation.metrics import Figure, Pictures, caption_loss, clip_score
@@ -74,6 +76,7 @@ class PictureFigures:
             "values": test["values"] | by_prompt,
             "of_sets": {name: figure.value for name, figure in figures.items() if name not in by_prompt},
             "circular": [name for name, figure in figures.items() if figure.circular],
+            "warnings": {name: figure.warning for name, figure in figures.items() if figure.warning},
         }
 
     def _measured(self, job: "Job") -> dict[str, Any]:
@@ -84,7 +87,7 @@ class PictureFigures:
         spread = torch.linspace(0, pixels_PnHWC.shape[1] - 1, each).round().long()  # chosen ones lie best first
         pixels_NHWC = pixels_PnHWC[:, spread].flatten(0, 1)
         arm = self.compared.arms[job.variant.arm].cfg
-        by_clip = arm.stage != "paired" or arm.compare.arm.candidates or needs_clip(arm.tokenizer.train)
+        by_clip = arm.stage != "paired" or arm.compare.arm.candidates or self._tokenizer_knows_clip(job)
         samples = Pictures(pixels_NHWC, "samples", [self.conditioning] if by_clip else [])
         found, left_out = figures_of(self.how, samples, self.reference, len(prompts), self.data, self.at_hand)
         figures = {name.replace("clip.", "", 1).replace("circular.", ""): figure for name, figure in found.items()}
@@ -99,6 +102,15 @@ class PictureFigures:
             "by_prompt": by_prompt,
         }  # fmt: skip
 
+    def _tokenizer_knows_clip(self, job: "Job") -> bool:
+        """Whether a CLIP's features were the perceptual loss of its tokenizer, as the record beside that says."""
+        arm = self.compared.arms[job.variant.arm]
+        record = tokenizer_of(arm, self.compared.out)[0].with_name(STAGE)
+        if not record.is_file():
+            return not arm.cfg.tokenizer.ckpt and needs_clip(arm.cfg.tokenizer.train)  # else a published one
+        train = json.loads(record.read_text(encoding="utf-8"))["settings"].get("tokenizer.train", {})
+        return train.get("perceptual") == "clip" and train.get("perceptual_weight", 1) > 0
+
 
 def _described(name: str, figure: Figure) -> dict[str, Any]:
     kind, _, rest = name.rpartition("fid_k.")
@@ -109,5 +121,5 @@ def _described(name: str, figure: Figure) -> dict[str, Any]:
     better = "lower" if any(each in name for each in LOWER) else "higher" if short in HIGHER else None
     return {
         "title": title, "better": better, "implementation": figure.implementation, "n": figure.n,
-        "resize": resize, "reference": figure.reference, "warning": figure.warning,
+        "resize": resize, "reference": figure.reference,
     }  # fmt: skip

@@ -40,7 +40,7 @@ def content(compared: "Compared") -> dict[str, Any]:
         "budget": {"flops": reference * cost.flops, "images": reference * cost.batch},
         "trainings_at_once": cfg.compare.jobs, "chosen_before": cfg.compare.chosen,
         "clip": clip_cost(load_clip_once(cfg.clip.model, cfg.clip.pretrained)),
-        "metrics": _judged(compared) | pictures.metrics,
+        "metrics": with_warnings(_judged(compared) | pictures.metrics, tables),
         "left_out": [{"metric": name, "why": why} for name, why in pictures.left_out.items()],
         "unfinished": unfinished(compared),
         "arms": tables["flops"],
@@ -64,6 +64,22 @@ def figures(compared: "Compared", table: str) -> dict[str, dict[str, Any]]:
             for metric in tests[0][1]["of_sets"]:
                 values_S1 = np.array([[test["of_sets"][metric]] for _, test in tests])
                 found[variant.name][metric] = _within(metric, _figure(bootstrap(values_S1)))
+            for _, test in tests:
+                for metric in test["warnings"].keys() & found[variant.name].keys():
+                    found[variant.name][metric].setdefault("warning", test["warnings"][metric])
+    return found
+
+
+def with_warnings(metrics: dict[str, Any], tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The metrics, each with a warning where every arm has the same, which then stands there alone."""
+    found = {}
+    for name, about in metrics.items():
+        rows = [arm[name] for table in tables.values() for arm in table.values() if name in arm]
+        warnings = {row.get("warning", "") for row in rows}
+        if shared := warnings.pop() if len(warnings) == 1 else "":
+            for row in rows:
+                del row["warning"]
+        found[name] = about | {"warning": shared}
     return found
 
 
@@ -101,14 +117,14 @@ def about_of(compared: "Compared", variant, tests: list[tuple["Job", dict[str, A
     train = arm.cfg.transformer.train
     t, own = arm.cfg.tokenizer, arm.cfg.compare.arm
     peaks = [stage["peak_memory_mb"] for stage in stages if stage.get("peak_memory_mb")]
-    chosen, factors = compared.chosen[variant.name], sorted(compared.cfg.compare.lr_factors)
+    chosen = compared.chosen[variant.name]
     return {
         "conditioned_on": own.conditioned_on, "asked_with": own.asked_with, "captions_share": variant.captions_share,
         "captioned_images": compared.captioned.get(variant.captions_share, 0),
         "tokenizer": f"{t.quantizer}, {t.codebook_size} codes" + (", its own" if arm.own_tokenizer else ""),
         "parameters": cost.size.blocks, "embedding_parameters": cost.size.embedding + sum(cost.size.heads.values()),
         "seeds": [job.seed for job, _ in tests], "steps": job.steps, "lr": train.lr * job.lr_factor,
-        "lr_tried": None if compared.cfg.compare.chosen else [train.lr * factor for factor in factors],
+        "lr_tried": None if chosen.lr_tried is None else list(chosen.lr_tried),
         "muon_lr": train.muon_lr * job.lr_factor if train.optimizer == "muon" else None,
         "chosen": dict(chosen.asked), "trials": chosen.trials,
         "training_flops": job.steps * cost.flops, "images_seen": job.steps * cost.batch,

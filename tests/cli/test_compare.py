@@ -1,9 +1,11 @@
 """`clipgen compare`: every arm gets as much, each thing is made once, and what fails is named."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from clipgen import Captioner, shapes
-from clipgen.cli import asking, build, compare_pictures, steps
+from clipgen.cli import arms, asking, build, compare_pictures, comparison, steps
 from clipgen.data.lock import Claim
 from clipgen.data.sample import decode_captions
 from clipgen.data.shards import ShardSet
@@ -146,7 +148,7 @@ def unmeasured(monkeypatch) -> list:
             loaded.append(self)
 
         def of(self, job, test):
-            return test | {"of_sets": {}, "circular": []}
+            return test | {"of_sets": {}, "circular": [], "warnings": {}}
 
     monkeypatch.setattr(compare_pictures, "PictureFigures", Nothing)
     return loaded
@@ -355,9 +357,9 @@ def test_what_an_earlier_comparison_chose_serves_more_seeds(clipgen, machine, un
     assert not Answers.trials
     content = found(Path("more"))
     for arm in ARMS:
-        for key in ("lr", "muon_lr", "chosen", "trials"):
+        for key in ("lr", "lr_tried", "muon_lr", "chosen", "trials"):
             assert content["arms"][arm]["about"][key] == earlier["arms"][arm]["about"][key], (arm, key)
-    assert content["arms"]["clipgen"]["about"]["lr"] == 5e-4 and content["arms"]["clipgen"]["about"]["lr_tried"] is None
+    assert content["arms"]["clipgen"]["about"]["lr"] == 5e-4
     assert "chosen by an earlier comparison" in Path("more/report.html").read_text(encoding="utf-8")
 
 
@@ -443,13 +445,58 @@ def test_one_long_caption_costs_the_other_pictures_nothing(clipgen, machine, unm
 
 
 def test_guidance_in_one_pass_is_charged_for_its_second_pass(clipgen, machine, unmeasured, words):
-    assert clipgen(*words, "compare.arms=[clipgen]", "compare.equal_images=false").status == 0
+    words = [*words, "compare.arms=[clipgen]", "compare.equal_images=false", "transformer.train.optimizer=adamw"]
+    assert clipgen(*words).status == 0
     plain = found()["arms"]["clipgen"]["about"]
     gft = ["transformer.gft=true", "sampling.guidance_schedule=constant"]
-    assert clipgen(*words, "compare.arms=[clipgen]", "compare.equal_images=false", *gft).status == 0
+    assert clipgen(*words, *gft).status == 0
     charged = found()["arms"]["clipgen"]["about"]
     assert charged["steps"] == plain["steps"]
     assert 1.3 < charged["training_flops"] / plain["training_flops"] < 1.4
+
+
+def test_a_warning_stands_beside_the_figure_that_it_is_of():
+    few = {"mean": 1.0, "warning": "few"}
+    tables = {
+        "flops": {
+            "clipgen": {"cmmd": {**few, "warning": "half of it is bias"}, "fd": dict(few)},
+            "paired": {"cmmd": {"mean": 9.0}, "fd": dict(few)},
+        },
+        "images": {},
+    }
+    metrics = comparison.with_warnings({"cmmd": {"n": 4}, "fd": {"n": 4}, "judge": {"n": 4}}, tables)
+    assert {name: about["warning"] for name, about in metrics.items()} == {"cmmd": "", "fd": "few", "judge": ""}
+    assert tables["flops"]["clipgen"] == {"cmmd": {"mean": 1.0, "warning": "half of it is bias"}, "fd": {"mean": 1.0}}
+    assert tables["flops"]["paired"] == {"cmmd": {"mean": 9.0}, "fd": {"mean": 1.0}}
+
+
+@pytest.mark.parametrize(("perceptual", "ckpt", "knows"), [
+    ("clip", False, True), ("none", False, False), ("clip", True, True), ("none", True, False), (None, True, False),
+])  # fmt: skip
+def test_a_tokenizer_trained_with_a_clip_makes_its_scores_circular(perceptual, ckpt, knows, tmp_path):
+    """As the record beside it says, whatever the settings of today; a published one has none."""
+    vqgan = tmp_path / "vqgan"
+    vqgan.mkdir()
+    if perceptual:
+        record = {"settings": {"tokenizer.train": {"perceptual": perceptual, "perceptual_weight": 0.5}}}
+        (vqgan / "stage.json").write_text(json.dumps(record))
+    cfg = OmegaConf.create({"tokenizer": {"ckpt": None, "train": {"perceptual": "clip", "perceptual_weight": 1.0}}})
+    if ckpt:
+        cfg.tokenizer.ckpt = str(vqgan / "last.ckpt")
+    arm = arms.Arm("paired", cfg, own_tokenizer=False)
+    figures = object.__new__(compare_pictures.PictureFigures)
+    figures.compared = SimpleNamespace(arms={"paired": arm}, out=tmp_path)
+    job = SimpleNamespace(variant=SimpleNamespace(arm="paired"))
+    assert figures._tokenizer_knows_clip(job) is knows
+
+
+def test_shards_that_lie_in_the_folder_of_the_comparison_are_taken_as_they_are(
+    clipgen, machine, unmeasured, words, shards
+):
+    own = Path("outputs/side/shards")
+    shutil.copytree(shards, own)
+    words = [f"shards={own}" if word.startswith("shards=") else word for word in words]
+    assert clipgen(*words, "compare.arms=[clipgen]", "compare.equal_images=false").status == 0
 
 
 def test_captions_may_come_later_than_shards_and_of_some_images(clipgen, machine, unmeasured, words, shards, one_line):
