@@ -61,6 +61,9 @@ def start(folder: Path, stage: str, settings: dict[str, Any], inputs: dict[str, 
         why = ", ".join(named.sub(r"the \1 changed", change) for change in changes)
         old = f" (the old one is in {folder}{PREVIOUS})" if kept else ""
         say(f"{stage}: {'takes up again what was aside' if goes_on else 'begins anew'}, since {why}{old}")
+    if record.done and not any(folder.glob("*.ckpt")):
+        say(f"{stage}: was done, but its checkpoint is gone from {folder}; it is trained again")
+        record.status, record.seconds = "running", 0.0
     if record.done:
         record.release()
         say(f"{stage}: done already ({record.seconds:.0f} s), skipped")

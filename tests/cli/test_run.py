@@ -156,6 +156,15 @@ def test_again_everything_is_skipped(again, copy):
     assert after["seconds.vqgan"] == pytest.approx(before["seconds.vqgan"], abs=0.1)
 
 
+def test_a_stage_whose_checkpoint_is_gone_is_trained_again(again, copy):
+    rows = (copy / "vqgan" / "metrics.csv").read_text().count("\n")
+    (copy / "vqgan" / "last.ckpt").unlink()
+    outcome = again()
+    assert outcome.status == 0, outcome.error
+    assert "vqgan: was done, but its checkpoint is gone" in outcome.said
+    assert (copy / "vqgan" / "last.ckpt").is_file() and (copy / "vqgan" / "metrics.csv").read_text().count("\n") == rows
+
+
 def test_a_changed_transformer_redoes_only_the_transformer_and_says_so(again, copy):
     kept = {pattern: stamps(copy, pattern) for pattern in ("shards/*", "latents/*", "vqgan/*.ckpt")}
     old = (copy / "transformer" / "best.ckpt").read_bytes()
