@@ -36,9 +36,9 @@ def main(cfg: GapConfig) -> None:
         texts = fill_templates(read_texts(cfg.templates, f"templates={cfg.templates}", "template"), cfg.templates)
         source = f"{cfg.templates} and words of the package"
     else:  # those that a model of these latents is stored with
-        texts, source = reference_texts(clip.identity.model)
-        if (stored := manifest.facts.get("texts_from", source)) != source:
-            source, texts = stored, read_texts(stored, f"captions={stored}") if Path(stored).is_file() else texts
+        stored = manifest.facts.get("texts_from", "")
+        texts, source = reference_texts(clip.identity.model, stored if Path(stored).is_file() else None)
+        source = stored or source
     image_NE, paired_NE = image_NE.float(), pairs(cfg.latents, IMAGES, split)
     if source == OF_IMAGES and paired_NE is not None:
         text_ME = paired_NE[~paired_NE.isnan().any(1)]
